@@ -1,0 +1,27 @@
+import { randomBytes } from 'node:crypto';
+
+/** The kinds of id, by prefix. A name may never begin with one of these (DESIGN: names and ids share a path slot). */
+export const ID_PREFIXES = ['usr', 'agt', 'dep', 'ins', 'key', 'evt', 'trn', 'cnv', 'use', 'req', 'itl'] as const;
+export type IdPrefix = (typeof ID_PREFIXES)[number];
+
+const ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz';
+
+/**
+ * A new id such as `usr_01kb…`: the prefix, then 26 lower-case Crockford base32 characters laid out as a ULID
+ * (48 bits of milliseconds, 80 random bits; https://github.com/ulid/spec), so that ids sort by the time they were made.
+ */
+export function newId(prefix: IdPrefix, nowMs: number = Date.now()): string {
+  let out = '';
+  let time = nowMs;
+  for (let i = 0; i < 10; i++) {
+    out = ALPHABET[time % 32] + out;
+    time = Math.floor(time / 32);
+  }
+  for (const byte of randomBytes(16)) out += ALPHABET[byte & 31];
+  return `${prefix}_${out}`;
+}
+
+/** Whether `text` looks like an id of that kind. */
+export function isId(prefix: IdPrefix, text: string): boolean {
+  return new RegExp(`^${prefix}_[0-9a-hjkmnp-tv-z]{26}$`).test(text);
+}
