@@ -1,0 +1,30 @@
+import type { AgentsTable } from '../domains/agents/agents.table.js';
+import type { ApiKeysTable } from '../domains/api-keys/api-keys.table.js';
+import type { ConversationsTable, TurnsTable } from '../domains/chat/chat.table.js';
+import type { DeploymentsTable, InstancesTable } from '../domains/deployments/deployments.table.js';
+import type { IdempotencyKeysTable } from '../domains/idempotency/idempotency.table.js';
+import type { InstallationTable, ProcessesTable } from '../domains/installation/installation.table.js';
+import type { TiersTable } from '../domains/tiers/tiers.table.js';
+import type { UsageMonthsTable, UsageTable } from '../domains/usage/usage.table.js';
+import type { DeletionsTable, UsersTable } from '../domains/users/users.table.js';
+import type { EventCountersTable, EventsTable } from '../events/events.table.js';
+
+/** Every table, by name. One line a table; the columns are described in the domain that owns them. */
+export interface Schema {
+  agents: AgentsTable;
+  api_keys: ApiKeysTable;
+  conversations: ConversationsTable;
+  deletions: DeletionsTable;
+  deployments: DeploymentsTable;
+  event_counters: EventCountersTable;
+  events: EventsTable;
+  idempotency_keys: IdempotencyKeysTable;
+  installation: InstallationTable;
+  instances: InstancesTable;
+  processes: ProcessesTable;
+  tiers: TiersTable;
+  turns: TurnsTable;
+  usage: UsageTable;
+  usage_months: UsageMonthsTable;
+  users: UsersTable;
+}

@@ -1,0 +1,21 @@
+import type { Generated } from 'kysely';
+import type { NetworkPolicy } from '../deployments/deployments.table.js';
+
+export interface AgentsTable {
+  id: string;
+  user_id: string;
+  deployment_id: string;
+  /** The OpenClaw agent id; unique within its user. */
+  name: string;
+  description: string | null;
+  /** `provider/model`. */
+  model: string;
+  instructions: string | null;
+  isolation: 'shared' | 'dedicated';
+  /** Why Berth placed it in a deployment of its own, when it was not asked to. */
+  isolation_reason: string | null;
+  network: NetworkPolicy;
+  version: Generated<number>;
+  created_at: Generated<Date>;
+  updated_at: Generated<Date>;
+}

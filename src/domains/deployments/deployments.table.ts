@@ -1,0 +1,68 @@
+import type { Generated, JSONColumnType } from 'kysely';
+
+/** What an instance may reach through the egress proxy. A boundary of the deployment, never of one agent in a shared one. */
+export type NetworkPolicy = { mode: 'closed' } | { mode: 'open' } | { mode: 'hosts'; hosts: string[] };
+
+/** The steps from a wish to an agent that answers, in their order. */
+export const STAGES = ['queued', 'creating', 'starting', 'connecting', 'configuring', 'ready'] as const;
+export type Stage = (typeof STAGES)[number];
+
+export type DeploymentState = 'pending' | 'deploying' | 'ready' | 'failing' | 'deleting';
+
+/** One stage of the latest attempt. `ms` is absent while it runs. */
+export interface StageTiming {
+  stage: Stage;
+  /** RFC 3339. */
+  started_at: string;
+  ms?: number;
+}
+
+export interface DeploymentsTable {
+  id: string;
+  user_id: string;
+  kind: 'shared' | 'dedicated';
+  desired: Generated<'running' | 'deleted'>;
+  network: NetworkPolicy;
+  /** Uid and gid of every process of this deployment, and of no other's on this host. */
+  uid: number;
+  volume: string;
+  /** Number of instances made so far; the live one carries the highest. */
+  generation: Generated<number>;
+  /** Rises with every change of what the gateway must be told. */
+  config_version: Generated<number>;
+  /** Rises with every reason to look again, so that a pass that ends does not swallow a wake-up that came meanwhile. */
+  wish: Generated<string>;
+  state: Generated<DeploymentState>;
+  stage: Generated<Stage>;
+  /** Why the last attempt failed, in plain words. */
+  reason: string | null;
+  /** Failures since it was last ready. */
+  attempts: Generated<number>;
+  stages: JSONColumnType<StageTiming[], string | undefined, string>;
+  /** When the reconciler must look next; null once settled. */
+  due_at: Date | null;
+  lease_owner: string | null;
+  lease_until: Date | null;
+  /** Rises with every lease: a write carries the epoch it was claimed under, so a process that lost its lease changes nothing. */
+  lease_epoch: Generated<string>;
+  created_at: Generated<Date>;
+  updated_at: Generated<Date>;
+}
+
+export interface InstancesTable {
+  id: string;
+  deployment_id: string;
+  user_id: string;
+  generation: number;
+  /** The runtime's name of it: deterministic per deployment and generation. */
+  name: string;
+  spec_hash: string;
+  /** SHA-256, hex, of the token that lies beside the socket. */
+  token_digest: string;
+  /** The config version its gateway has confirmed. */
+  applied_version: Generated<number>;
+  started_at: Date | null;
+  created_at: Generated<Date>;
+  ended_at: Date | null;
+  end_reason: string | null;
+}
