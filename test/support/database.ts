@@ -1,0 +1,143 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { PGlite } from '@electric-sql/pglite';
+import pg from 'pg';
+import { afterAll, inject } from 'vitest';
+import { PGLITE_OPTIONS, writeTemplate } from '../../src/db/data-folder.js';
+import { migrate } from '../../src/db/migrate.js';
+import { type Database, fromPGlite, openDatabase } from '../../src/db/open.js';
+import { createLog } from '../../src/lib/log.js';
+import { clusterUrl } from './cluster.js';
+
+/** Run a suite on each: `describe.each(databaseKinds)('… on %s', (kind) => …)`. */
+export const databaseKinds = ['pglite', 'postgres'] as const;
+export type DatabaseKind = (typeof databaseKinds)[number];
+
+export interface TestDatabase extends Database {
+  /** Postgres only: so that a test can connect a second time. */
+  url: string | undefined;
+}
+
+const log = createLog('silent');
+const open = new Set<TestDatabase>();
+afterAll(async () => {
+  await Promise.all([...open].map((database) => database.close()));
+});
+
+/** A fresh, migrated database of one's own. `close` destroys it; what a file leaves open is closed after its last test. */
+export async function testDatabase(kind: DatabaseKind): Promise<TestDatabase> {
+  return track(kind === 'pglite' ? await liteFrom(await migratedTemplate()) : await createPostgres('berth_template'));
+}
+
+/** The same, without a single table. */
+export async function emptyDatabase(kind: DatabaseKind): Promise<TestDatabase> {
+  return track(kind === 'pglite' ? await liteFrom(await initialTemplate()) : await createPostgres('template0'));
+}
+
+function track(database: TestDatabase): TestDatabase {
+  const tracked = {
+    ...database,
+    async close() {
+      open.delete(tracked);
+      await database.close();
+    },
+  };
+  open.add(tracked);
+  return tracked;
+}
+
+// ---- Postgres: a copy of a migrated template database -----------------------------------------------------------------------
+
+async function createPostgres(template: string): Promise<TestDatabase> {
+  const admin = await clusterUrl(inject('runDir'), prepareTemplate);
+  const name = `test_${randomBytes(6).toString('hex')}`;
+  await execute(admin, `create database ${name} template ${template} strategy file_copy`);
+  const url = databaseOf(admin, name);
+  const database = await openDatabase({ databaseUrl: url, dataDir: '', log });
+  const close = async (): Promise<void> => {
+    await database.close();
+    await execute(admin, `drop database if exists ${name} with (force)`);
+  };
+  return { ...database, url, close };
+}
+
+async function prepareTemplate(admin: string): Promise<void> {
+  await execute(admin, 'drop database if exists berth_template');
+  await execute(admin, 'create database berth_template template template0');
+  const database = await openDatabase({ databaseUrl: databaseOf(admin, 'berth_template'), dataDir: '', log });
+  await migrate(database.db);
+  await database.close();
+}
+
+function databaseOf(admin: string, name: string): string {
+  return admin.replace(/(:\/\/[^/]*\/)[^?]*/, `$1${name}`);
+}
+
+async function execute(url: string, statement: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    await client.query(statement);
+  } finally {
+    await client.end();
+  }
+}
+
+// ---- PGlite: in memory, from a tar that is made once and kept until the migrations change ------------------------------------
+
+const ROOT = fileURLToPath(new URL('../../', import.meta.url));
+const CACHE = join(ROOT, 'node_modules', '.cache', 'berth');
+let template: Promise<Blob> | undefined;
+let initial: Promise<Blob> | undefined;
+
+async function liteFrom(tar: Blob): Promise<TestDatabase> {
+  const lite = await PGlite.create({ ...PGLITE_OPTIONS, loadDataDir: tar });
+  return { ...fromPGlite(lite, log), url: undefined };
+}
+
+function initialTemplate(): Promise<Blob> {
+  return (initial ??= cached('initdb', '.tar.gz', [], writeTemplate));
+}
+
+function migratedTemplate(): Promise<Blob> {
+  return (template ??= makeMigratedTemplate());
+}
+
+async function makeMigratedTemplate(): Promise<Blob> {
+  const names = await readdir(join(ROOT, 'migrations'));
+  const sources = ['src/db/migrate.ts', ...names.sort().map((name) => `migrations/${name}`)];
+  return cached('migrated', '.tar', sources, async (file) => {
+    const lite = await PGlite.create({ ...PGLITE_OPTIONS, loadDataDir: await initialTemplate() });
+    const database = fromPGlite(lite, log);
+    await migrate(database.db);
+    await writeFile(file, Buffer.from(await (await lite.dumpDataDir('none')).arrayBuffer()));
+    await database.close();
+  });
+}
+
+/** The file made by `make`, kept under the digest of PGlite's version and of the sources it depends on. */
+async function cached(name: string, ending: string, sources: string[], make: (file: string) => Promise<void>): Promise<Blob> {
+  const file = join(CACHE, `${name}-${await digest(sources)}${ending}`);
+  const found = await readFile(file).catch(() => undefined);
+  if (found) return new Blob([found]);
+  await mkdir(CACHE, { recursive: true });
+  const made = `${file}.${randomBytes(4).toString('hex')}`;
+  await make(made);
+  await rename(made, file);
+  const old = (await readdir(CACHE)).filter((other) => other.startsWith(`${name}-`) && join(CACHE, other) !== file && other.endsWith(ending));
+  await Promise.all(old.map((other) => rm(join(CACHE, other), { force: true })));
+  return new Blob([await readFile(file)]);
+}
+
+async function digest(sources: string[]): Promise<string> {
+  const hash = createHash('sha256').update(await readFile(join(dirname(resolvePGlite()), '..', 'package.json')));
+  for (const source of sources) hash.update(source).update(await readFile(join(ROOT, source)));
+  return hash.digest('hex').slice(0, 16);
+}
+
+function resolvePGlite(): string {
+  return createRequire(import.meta.url).resolve('@electric-sql/pglite');
+}
