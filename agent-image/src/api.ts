@@ -1,0 +1,218 @@
+import { randomBytes } from 'node:crypto';
+import type { ServerResponse } from 'node:http';
+import { BodyRoom, type Request } from './body.js';
+import { parseChatRequest, type ChatRequest } from './chat-request.js';
+import { StreamedCompletion, WholeCompletion, modelErrorBody, type ErrorBody } from './completion.js';
+import { parseConfig } from './config.js';
+import { HttpError, ModelError, TurnStopped, invalid } from './errors.js';
+import { errorCode, type Log } from './log.js';
+import type { Roster } from './roster.js';
+import type { RunningTurns } from './running.js';
+import { EventStream, type Response } from './sse.js';
+import type { TurnEnd, TurnInput, TurnOutput, Turns } from './turn.js';
+
+export interface ApiOptions {
+  roster: Roster;
+  turns: Turns;
+  running: RunningTurns;
+  log: Log;
+}
+
+/** What is known of the connection that a request came on. */
+export interface Origin {
+  /** Whether it may use more than the health routes. */
+  proven: boolean;
+  /** The socket of the Berth process at its other end, where there is one. */
+  socket: string | undefined;
+  /** Whether the whole connection is gone, and not only this request. */
+  linkLost(): boolean;
+}
+
+type Handler = (request: Request, response: Response, origin: Origin) => Promise<void> | void;
+
+interface Route {
+  open?: boolean;
+  methods: Record<string, Handler>;
+}
+
+const MOST_BODIES_BYTES = 24 * 1024 * 1024;
+const TURN_ID = /^[\w.:-]{1,128}$/;
+
+/** The gateway's HTTP interface, the same over the link (HTTP/2) and on a port (HTTP/1.1). */
+export class Api {
+  readonly #options: ApiOptions;
+  readonly #bodies = new BodyRoom(MOST_BODIES_BYTES);
+  readonly #routes: Map<string, Route>;
+  #draining = false;
+
+  constructor(options: ApiOptions) {
+    this.#options = options;
+    const health: Handler = (_request, response) => sendJson(response, 200, { ok: true, status: 'live' });
+    const ready: Handler = (_request, response) => this.#ready(response);
+    this.#routes = new Map<string, Route>([
+      ['/healthz', { open: true, methods: { GET: health } }],
+      ['/readyz', { open: true, methods: { GET: ready } }],
+      ['/v1/models', { methods: { GET: (_request, response) => this.#models(response) } }],
+      ['/v1/chat/completions', { methods: { POST: (...args) => this.#chat(...args) } }],
+      ['/berth/v1/config', { methods: { PUT: (request, response) => this.#configure(request, response) } }],
+    ]);
+  }
+
+  /** Takes no new turns from now on. */
+  drain(): void {
+    this.#draining = true;
+  }
+
+  /** Answers one request, whatever it is. Never rejects. */
+  async handle(request: Request, response: Response, origin: Origin): Promise<void> {
+    try {
+      await this.#route(request, origin)(request, response, origin);
+    } catch (error) {
+      this.#sendError(request, response, error);
+    }
+  }
+
+  #route(request: Request, origin: Origin): Handler {
+    const path = (request.url ?? '').split('?', 1)[0] as string;
+    const route = this.#routes.get(path);
+    if (!origin.proven && !route?.open) throw new HttpError(401, 'unauthorized', 'Unauthorized');
+    if (!route) throw new HttpError(404, 'not_found', 'There is nothing at this path.');
+    const handler = route.methods[request.method === 'HEAD' ? 'GET' : (request.method ?? '')];
+    if (!handler) throw new HttpError(405, 'invalid_request_error', 'Method not allowed.', { allow: Object.keys(route.methods).join(', ') });
+    return handler;
+  }
+
+  #ready(response: Response): void {
+    const failing = [...(this.#options.roster.version === undefined ? ['config'] : []), ...(this.#draining ? ['draining'] : [])];
+    if (failing.length > 0) sendJson(response, 503, { ready: false, failing });
+    else sendJson(response, 200, { ready: true });
+  }
+
+  #models(response: Response): void {
+    const data = this.#options.roster.ids.map((id) => ({ id: `openclaw/${id}`, object: 'model', created: 0, owned_by: 'openclaw' }));
+    sendJson(response, 200, { object: 'list', data });
+  }
+
+  async #configure(request: Request, response: Response): Promise<void> {
+    const body = await this.#bodies.read(request);
+    try {
+      sendJson(response, 200, await this.#options.roster.apply(parseConfig(body.value)));
+    } finally {
+      body.release();
+    }
+  }
+
+  async #chat(request: Request, response: Response, origin: Origin): Promise<void> {
+    if (this.#draining) throw new HttpError(503, 'unavailable', 'The instance is stopping.');
+    if (this.#options.roster.version === undefined) throw new HttpError(503, 'unavailable', 'No config was applied yet.');
+    const body = await this.#bodies.read(request);
+    try {
+      const chat = parse(body.value);
+      const agent = this.#options.roster.find(chat.agentId);
+      this.#options.turns.check({ agent, request: chat });
+      const given = request.headers['x-berth-turn'];
+      const turnId = typeof given === 'string' && TURN_ID.test(given) ? given : `trn_${randomBytes(13).toString('hex')}`;
+      const withTools = request.headers['x-berth-events'] === '1';
+      await this.#turn({ turnId, agent, request: chat, socket: origin.socket }, response, origin, withTools);
+    } finally {
+      body.release();
+    }
+  }
+
+  /** Runs the turn and answers with it. A client that goes away ends it; a lost link does not. */
+  async #turn(input: TurnInput, response: Response, origin: Origin, withTools: boolean): Promise<void> {
+    const controller = new AbortController();
+    response.once('close', () => {
+      if (!response.writableEnded && !origin.linkLost()) controller.abort(new TurnStopped('disconnected'));
+    });
+    const answer = input.request.stream ? this.#streamed(input, response, withTools) : this.#whole(input, response);
+    await this.#options.running.run(input.agent.config.id, controller, async (signal) => {
+      const started = performance.now();
+      let outcome = 'failed';
+      try {
+        const end = await this.#options.turns.run(input, answer.output, signal);
+        outcome = end.finish;
+        answer.succeed(end);
+      } catch (error) {
+        outcome = error instanceof TurnStopped ? error.why : errorCode(error);
+        answer.fail(error);
+      } finally {
+        const durationMs = Math.round(performance.now() - started);
+        this.#options.log.info('turn ended', { agent: input.agent.config.id, turn: input.turnId, outcome, duration_ms: durationMs });
+      }
+    });
+  }
+
+  #streamed({ turnId, request }: TurnInput, response: Response, withTools: boolean): Answer {
+    const output = new StreamedCompletion(new EventStream(response), { turnId, model: request.model, withTools });
+    output.begin();
+    return {
+      output,
+      succeed: (end) => output.finish(end, request.includeUsage),
+      fail: (error) => output.fail(this.#describe(error).body),
+    };
+  }
+
+  #whole({ turnId, request }: TurnInput, response: Response): Answer {
+    const output = new WholeCompletion();
+    return {
+      output,
+      succeed: (end) => sendJson(response, 200, output.body(end, { turnId, model: request.model })),
+      fail: (error) => {
+        throw error;
+      },
+    };
+  }
+
+  #sendError(request: Request, response: Response, error: unknown): void {
+    const { status, body, headers } = this.#describe(error);
+    if (response.headersSent) return void response.end();
+    // What is left of a refused body is read and thrown away, so that the client gets to read the answer.
+    request.resume();
+    sendJson(response, status, body, headers);
+  }
+
+  #describe(error: unknown): { status: number; body: ErrorBody; headers: Record<string, string> } {
+    if (error instanceof HttpError) {
+      return { status: error.status, body: { error: { message: error.message, type: error.type } }, headers: error.headers };
+    }
+    if (error instanceof ModelError) {
+      const passed = error.status === 400 || error.status === 429;
+      return { status: passed ? (error.status as number) : 502, body: modelErrorBody(error), headers: {} };
+    }
+    if (error instanceof TurnStopped) {
+      return { status: 503, body: { error: { message: error.message, type: 'unavailable', code: error.why } }, headers: {} };
+    }
+    this.#options.log.error('unexpected error', { code: errorCode(error), at: placeOf(error) });
+    return { status: 500, body: { error: { message: 'Internal error of the gateway.', type: 'api_error' } }, headers: {} };
+  }
+}
+
+/** How a turn's end reaches the client. */
+interface Answer {
+  output: TurnOutput;
+  succeed(end: TurnEnd): void;
+  fail(error: unknown): void;
+}
+
+function parse(value: unknown): ChatRequest {
+  try {
+    return parseChatRequest(value);
+  } catch (error) {
+    // JSON.stringify recurses where JSON.parse does not.
+    if (error instanceof RangeError) throw invalid('body: is nested too deeply');
+    throw error;
+  }
+}
+
+function sendJson(response: Response, status: number, body: object, headers: Record<string, string> = {}): void {
+  const json = JSON.stringify(body);
+  if (response.destroyed || response.writableEnded) return;
+  (response as ServerResponse).writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(json), ...headers });
+  response.end(json);
+}
+
+/** Where in our code an unexpected error came from; its message may hold what people wrote, and stays out of the log. */
+function placeOf(error: unknown): string {
+  return error instanceof Error ? (error.stack?.split('\n').find((line) => /^\s+at /.test(line))?.trim() ?? '') : '';
+}

@@ -1,0 +1,101 @@
+import type { ModelError } from './errors.js';
+import type { EventStream } from './sse.js';
+import type { ToolCall, TurnEnd, TurnOutput } from './turn.js';
+
+const MOST_PREVIEW_CHARS = 500;
+
+/** A turn's output as `chat.completion.chunk` events, and as `tool_call` and `tool_result` events where Berth asked for them. */
+export class StreamedCompletion implements TurnOutput {
+  readonly #events: EventStream;
+  readonly #withTools: boolean;
+  readonly #id: string;
+  readonly #head: string;
+
+  constructor(events: EventStream, options: { turnId: string; model: string; withTools: boolean }) {
+    this.#events = events;
+    this.#withTools = options.withTools;
+    const created = Math.floor(Date.now() / 1000);
+    this.#id = JSON.stringify(`chatcmpl_${options.turnId}`);
+    // All chunks of an answer share their head; building it once is most of the cost of a delta.
+    this.#head = `{"id":${this.#id},"object":"chat.completion.chunk","created":${created},"model":${JSON.stringify(options.model)},"choices":[`;
+  }
+
+  begin(): void {
+    this.#events.open();
+    void this.#choice('{"role":"assistant"}', null);
+  }
+
+  text(delta: string): Promise<void> | undefined {
+    return this.#choice(`{"content":${JSON.stringify(delta)}}`, null);
+  }
+
+  toolCall({ id, name, arguments: args }: ToolCall): Promise<void> | undefined {
+    if (!this.#withTools) return undefined;
+    return this.#events.send(JSON.stringify({ id, name, arguments: args }), 'tool_call');
+  }
+
+  toolResult(result: Parameters<TurnOutput['toolResult']>[0]): Promise<void> | undefined {
+    if (!this.#withTools) return undefined;
+    const { id, name, ok, text, durationMs } = result;
+    return this.#events.send(JSON.stringify({ id, name, ok, preview: text.slice(0, MOST_PREVIEW_CHARS), duration_ms: durationMs }), 'tool_result');
+  }
+
+  finish({ finish, usage, clientCalls }: TurnEnd, includeUsage: boolean): void {
+    if (clientCalls.length > 0) void this.#choice(JSON.stringify({ tool_calls: clientCalls.map(callOf) }), null);
+    void this.#choice('{}', finish);
+    if (includeUsage) void this.#events.send(`${this.#head}],"usage":${JSON.stringify(usage)}}`);
+    this.#events.end();
+  }
+
+  fail(error: ErrorBody): void {
+    void this.#events.send(JSON.stringify(error));
+    this.#events.end();
+  }
+
+  #choice(delta: string, finish: string | null): Promise<void> | undefined {
+    return this.#events.send(`${this.#head}{"index":0,"delta":${delta},"finish_reason":${JSON.stringify(finish)}}]}`);
+  }
+}
+
+/** A turn's output kept for one whole answer. */
+export class WholeCompletion implements TurnOutput {
+  #content = '';
+
+  text(delta: string): undefined {
+    this.#content += delta;
+  }
+
+  toolCall(): undefined {}
+
+  toolResult(): undefined {}
+
+  body({ finish, usage, clientCalls }: TurnEnd, options: { turnId: string; model: string }): object {
+    const calls = clientCalls.length > 0 ? { tool_calls: clientCalls.map(({ id, name, arguments: args }) => functionCall(id, name, args)) } : {};
+    const content = this.#content === '' && clientCalls.length > 0 ? null : this.#content;
+    return {
+      id: `chatcmpl_${options.turnId}`,
+      object: 'chat.completion',
+      created: Math.floor(Date.now() / 1000),
+      model: options.model,
+      choices: [{ index: 0, message: { role: 'assistant', content, ...calls }, finish_reason: finish }],
+      usage,
+    };
+  }
+}
+
+/** OpenAI's error object. */
+export interface ErrorBody {
+  error: { message: string; type: string; code?: string };
+}
+
+export function modelErrorBody({ message, type, code }: ModelError): ErrorBody {
+  return { error: { message, type, ...(code === undefined ? {} : { code }) } };
+}
+
+function callOf({ id, name, arguments: args }: ToolCall, index: number): object {
+  return { index, ...functionCall(id, name, args) };
+}
+
+function functionCall(id: string, name: string, args: string): object {
+  return { id, type: 'function', function: { name, arguments: args } };
+}

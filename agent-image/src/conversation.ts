@@ -1,0 +1,267 @@
+import { createHash } from 'node:crypto';
+import { mkdir, open, appendFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { join } from 'node:path';
+import type { MessageJson } from './chat-request.js';
+import { errorCode, type Log } from './log.js';
+
+/** What one turn adds to a conversation. */
+export interface TurnRecord {
+  turn: string;
+  /** In order, from the user's message to the last answer, as the model gets them. */
+  messages: MessageJson[];
+  /** Calls of the client's own functions whose results the next request must bring. */
+  pending?: string[];
+}
+
+export interface ConversationsOptions {
+  /** The folder of an agent's conversations. */
+  dirOf(agentId: string): string;
+  /** Most that one conversation sends along as history. */
+  historyBytes: number;
+  /** Most history kept in memory over all conversations at rest; the rest is read from disk when it goes on. */
+  cacheBytes: number;
+  log: Log;
+}
+
+/**
+ * The working memory of conversations: a file of JSON lines each, one line a turn, of which the end is sent along with the next
+ * message. Turns of one conversation run one after the other, in the order they were asked for.
+ */
+export class Conversations {
+  readonly #options: ConversationsOptions;
+  readonly #tails = new Map<string, Promise<void>>();
+  /** Least lately used first. Those in use are not here, so that nothing evicts them. */
+  readonly #atRest = new Map<string, Conversation>();
+  #restBytes = 0;
+
+  constructor(options: ConversationsOptions) {
+    this.#options = options;
+  }
+
+  /** Runs `work` once every earlier turn of the conversation has ended. Rejects with the signal's reason if that aborts before. */
+  async inTurn<T>(agentId: string, user: string, signal: AbortSignal, work: (conversation: Conversation) => Promise<T>): Promise<T> {
+    const key = `${agentId}/${fileName(user)}`;
+    const leave = await this.#enter(key, signal);
+    try {
+      const conversation = this.#take(key) ?? (await this.#load(agentId, user));
+      try {
+        return await work(conversation);
+      } finally {
+        this.#rest(key, conversation);
+      }
+    } finally {
+      leave();
+    }
+  }
+
+  /** Drops what memory holds of an agent's conversations. The caller has ended its turns. */
+  forget(agentId: string): void {
+    for (const key of [...this.#atRest.keys()]) if (key.startsWith(`${agentId}/`)) this.#take(key);
+  }
+
+  async #enter(key: string, signal: AbortSignal): Promise<() => void> {
+    signal.throwIfAborted();
+    const before = this.#tails.get(key) ?? Promise.resolve();
+    let leave!: () => void;
+    const mine = new Promise<void>((resolve) => (leave = resolve));
+    const tail = before.then(() => mine);
+    this.#tails.set(key, tail);
+    void tail.then(() => this.#tails.get(key) === tail && this.#tails.delete(key));
+    try {
+      await orAborted(before, signal);
+    } catch (error) {
+      leave();
+      throw error;
+    }
+    return leave;
+  }
+
+  #take(key: string): Conversation | undefined {
+    const conversation = this.#atRest.get(key);
+    if (!conversation) return undefined;
+    this.#atRest.delete(key);
+    this.#restBytes -= conversation.bytes;
+    return conversation;
+  }
+
+  #rest(key: string, conversation: Conversation): void {
+    this.#atRest.set(key, conversation);
+    this.#restBytes += conversation.bytes;
+    for (const oldest of this.#atRest.keys()) {
+      if (this.#restBytes <= this.#options.cacheBytes) break;
+      this.#take(oldest);
+    }
+  }
+
+  async #load(agentId: string, user: string): Promise<Conversation> {
+    const dir = this.#options.dirOf(agentId);
+    const path = join(dir, fileName(user));
+    const conversation = new Conversation(path, this.#options);
+    for (const record of await readTail(path, this.#options.historyBytes)) conversation.take(record);
+    return conversation;
+  }
+}
+
+/** One conversation: the end of it in memory, all of it on disk. */
+export class Conversation {
+  readonly #path: string;
+  readonly #options: ConversationsOptions;
+  #turns: { text: string; bytes: number; continues: boolean }[] = [];
+  #bytes = 0;
+  #pending: string[] = [];
+
+  constructor(path: string, options: ConversationsOptions) {
+    this.#path = path;
+    this.#options = options;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Messages of the earlier turns that still fit, as the inside of a JSON list. */
+  get history(): string {
+    return this.#turns.map(({ text }) => text).join(',');
+  }
+
+  /** Calls of the client's functions that wait for their results. */
+  get pending(): readonly string[] {
+    return this.#pending;
+  }
+
+  /** Keeps a turn: in memory at once, on disk as far as the disk allows. */
+  async add(record: TurnRecord): Promise<void> {
+    const small = shrink(record, this.#options.historyBytes / 2);
+    this.take(small);
+    try {
+      await mkdir(join(this.#path, '..'), { recursive: true });
+      await appendFile(this.#path, `${JSON.stringify({ ...small, messages: small.messages.map((m) => JSON.parse(m) as unknown) })}\n`);
+    } catch (error) {
+      // A full disk must not silence the agent: the conversation goes on from memory.
+      this.#options.log.warn('conversation not saved', { turn: record.turn, code: errorCode(error) });
+    }
+  }
+
+  /** Keeps a turn in memory only. */
+  take(record: TurnRecord): void {
+    const text = record.messages.join(',');
+    const bytes = Buffer.byteLength(text);
+    const continues = isResult(record.messages[0]);
+    // The head of a file's tail may begin in the midst of an exchange.
+    if (continues && this.#turns.length === 0) return;
+    this.#turns.push({ text, bytes, continues });
+    this.#bytes += bytes;
+    this.#pending = record.pending ?? [];
+    if (this.#bytes > this.#options.historyBytes) this.#dropOldest();
+  }
+
+  /** Drops to half at one go: a history that loses its head at every turn can be cached by no provider. */
+  #dropOldest(): void {
+    while (this.#turns.length > 1 && (this.#bytes > this.#options.historyBytes / 2 || this.#startsInside())) {
+      this.#bytes -= this.#turns.shift()?.bytes ?? 0;
+    }
+  }
+
+  /** Whether the history begins with the results of calls that it does not hold: no model takes that. */
+  #startsInside(): boolean {
+    return this.#turns[0]?.continues ?? false;
+  }
+}
+
+const KEPT_RESULT_CHARS = 2000;
+
+/**
+ * A turn as it is remembered: long tool results and arguments cut, images left out; and where that does not fit either, the first
+ * and the last message alone.
+ */
+export function shrink(record: TurnRecord, limitBytes: number): TurnRecord {
+  const messages = record.messages.map(shrinkMessage);
+  const bound = record.pending !== undefined || isResult(messages[0]);
+  if (bound || Buffer.byteLength(messages.join(',')) <= limitBytes) return { ...record, messages };
+  const ends = messages.length > 1 ? [messages[0] as string, messages.at(-1) as string] : messages;
+  return { ...record, messages: ends.map((json) => cutContent(json, limitBytes / 2)) };
+}
+
+interface KeptMessage {
+  role: string;
+  content?: unknown;
+  tool_calls?: { function: { arguments: string } }[];
+}
+
+function isResult(json: MessageJson | undefined): boolean {
+  return json !== undefined && json.startsWith('{"role":"tool"');
+}
+
+function shrinkMessage(json: MessageJson): MessageJson {
+  if (json.length <= KEPT_RESULT_CHARS) return json;
+  const message = JSON.parse(json) as KeptMessage;
+  if (Array.isArray(message.content)) message.content = message.content.map(withoutImage);
+  if (message.role === 'tool' && typeof message.content === 'string') message.content = cut(message.content, KEPT_RESULT_CHARS);
+  for (const call of message.tool_calls ?? []) {
+    // Arguments must stay JSON, so they cannot be cut in the middle.
+    if (call.function.arguments.length > KEPT_RESULT_CHARS) call.function.arguments = '{"left_out":"too long to be kept"}';
+  }
+  return JSON.stringify(message);
+}
+
+function withoutImage(part: unknown): unknown {
+  return (part as { type?: string }).type === 'text' ? part : { type: 'text', text: '[an attachment of an earlier message]' };
+}
+
+function cutContent(json: MessageJson, limitBytes: number): MessageJson {
+  if (Buffer.byteLength(json) <= limitBytes) return json;
+  const { role, content } = JSON.parse(json) as KeptMessage;
+  const words = typeof content === 'string' ? content : JSON.stringify(content ?? '');
+  return JSON.stringify({ role, content: cut(words, Math.floor(limitBytes / 4)) });
+}
+
+function cut(text: string, most: number): string {
+  return text.length <= most ? text : `${text.slice(0, most)}\n[… ${text.length - most} characters left out]`;
+}
+
+function fileName(user: string): string {
+  return `${createHash('sha256').update(user).digest('hex').slice(0, 40)}.jsonl`;
+}
+
+/** The turns at the end of a file that fit into `mostBytes`; a line that cannot be read (cut by a crash) is passed over. */
+async function readTail(path: string, mostBytes: number): Promise<TurnRecord[]> {
+  let file;
+  try {
+    // A shell could have put a pipe or a link in its place: never wait on one, never follow one.
+    file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch {
+    return [];
+  }
+  try {
+    const stat = await file.stat();
+    if (!stat.isFile()) return [];
+    const from = Math.max(0, stat.size - mostBytes);
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(stat.size - from), 0, stat.size - from, from);
+    const lines = buffer.toString('utf8', 0, bytesRead).split('\n');
+    if (from > 0) lines.shift();
+    return lines.flatMap(readRecord);
+  } finally {
+    await file.close();
+  }
+}
+
+function readRecord(line: string): TurnRecord[] {
+  try {
+    const { turn, messages, pending } = JSON.parse(line) as { turn: string; messages: unknown[]; pending?: string[] };
+    return [{ turn, messages: messages.map((message) => JSON.stringify(message)), ...(pending ? { pending } : {}) }];
+  } catch {
+    return [];
+  }
+}
+
+function orAborted(promise: Promise<void>, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason);
+    signal.addEventListener('abort', abort, { once: true });
+    void promise.then(() => {
+      signal.removeEventListener('abort', abort);
+      resolve();
+    });
+  });
+}

@@ -1,0 +1,46 @@
+/** A request that is answered with an OpenAI error object. `message` is written for the caller to read. */
+export class HttpError extends Error {
+  readonly status: number;
+  readonly type: string;
+  readonly headers: Record<string, string>;
+
+  constructor(status: number, type: string, message: string, headers: Record<string, string> = {}) {
+    super(message);
+    this.name = 'HttpError';
+    this.status = status;
+    this.type = type;
+    this.headers = headers;
+  }
+}
+
+/** 400 with a message that names the field. */
+export function invalid(message: string): HttpError {
+  return new HttpError(400, 'invalid_request_error', message);
+}
+
+/** The model could not be asked or did not finish. Its message comes from the LLM gateway or is ours; both may be shown. */
+export class ModelError extends Error {
+  readonly type: string;
+  readonly code: string | undefined;
+  /** The LLM gateway's status, where it answered with an error before any chunk. */
+  readonly status: number | undefined;
+
+  constructor(message: string, options: { type?: string; code?: string | undefined; status?: number | undefined } = {}) {
+    super(message);
+    this.name = 'ModelError';
+    this.type = options.type ?? 'api_error';
+    this.code = options.code;
+    this.status = options.status;
+  }
+}
+
+/** Why a turn was ended by something else than its own end; the reason of the turn's AbortSignal. */
+export class TurnStopped extends Error {
+  readonly why: 'disconnected' | 'removed' | 'stopping';
+
+  constructor(why: TurnStopped['why']) {
+    super({ disconnected: 'The client went away.', removed: 'The agent was removed.', stopping: 'The instance is stopping.' }[why]);
+    this.name = 'TurnStopped';
+    this.why = why;
+  }
+}

@@ -1,0 +1,63 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Api } from './api.js';
+import { Conversations } from './conversation.js';
+import { Credentials } from './credentials.js';
+import { TurnStopped } from './errors.js';
+import { Links } from './link.js';
+import { ModelClient } from './llm.js';
+import { Log, errorCode } from './log.js';
+import { DataFolders, Roster } from './roster.js';
+import { RunningTurns } from './running.js';
+import { LinkServer, listen } from './server.js';
+import { readSettings, tokenPath, type Settings } from './settings.js';
+import { Turns } from './turn.js';
+
+/** Turns in flight get this long to end after SIGTERM; the engine's own grace is 10 s. */
+const FINISH_WITHIN_MS = 9000;
+const HISTORY_BYTES = 64 * 1024;
+const HISTORY_CACHE_BYTES = 4 * 1024 * 1024;
+
+const log = new Log();
+
+async function main(settings: Settings): Promise<void> {
+  const credentials = new Credentials(tokenPath(settings));
+  const folders = new DataFolders(settings.dataDir);
+  const conversations = new Conversations({
+    dirOf: (agentId) => folders.conversations(agentId),
+    historyBytes: HISTORY_BYTES,
+    cacheBytes: HISTORY_CACHE_BYTES,
+    log,
+  });
+  const running = new RunningTurns();
+  const roster = new Roster({ folders, conversations, running, log });
+  const model = new ModelClient((preferred) => links.sockets(preferred), credentials);
+  const turns = new Turns({ model, conversations, tools: [] });
+  const api = new Api({ roster, turns, running, log });
+  const linkServer = new LinkServer(api, log);
+  const links = new Links({ dir: settings.linkDir, credentials, accept: linkServer.accept, log });
+  links.start();
+  const port = settings.listen && (await listen(settings.listen, api, credentials));
+  log.info('started', { instance: settings.instanceId, pid: process.pid, node: process.version });
+  void roster.emptyTrash();
+
+  process.once('SIGTERM', () => {
+    void (async () => {
+      log.info('stopping', { turns: running.size });
+      api.drain();
+      links.stop();
+      await running.settled(FINISH_WITHIN_MS);
+      await running.stopAll(new TurnStopped('stopping'));
+      linkServer.close();
+      port?.close();
+      model.close();
+      // The last frames are written by then; what still hangs is not worth waiting for.
+      await sleep(50);
+      process.exit(0);
+    })();
+  });
+}
+
+main(readSettings(process.env)).catch((error: unknown) => {
+  log.error('not started', { code: errorCode(error), why: error instanceof Error ? error.message : '' });
+  process.exit(1);
+});

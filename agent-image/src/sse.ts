@@ -1,0 +1,54 @@
+import type { ServerResponse } from 'node:http';
+import type { Http2ServerResponse } from 'node:http2';
+
+export type Response = ServerResponse | Http2ServerResponse;
+
+/**
+ * Writes server-sent events and knows when the reader lags: `write` gives a promise then, and whoever produces must wait for it
+ * before producing more. Once the reader is gone, writes do nothing and never wait.
+ */
+export class EventStream {
+  readonly #response: Response;
+  #room: Promise<void> | undefined;
+  #closed = false;
+
+  constructor(response: Response) {
+    this.#response = response;
+    response.once('close', () => (this.#closed = true));
+  }
+
+  /** Writes the head at once, so that the client knows its request was taken before the model says anything. */
+  open(): void {
+    this.#response.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache' });
+  }
+
+  /** One `data:` event, or a named one. `data` is a single line of JSON. */
+  send(data: string, event?: string): Promise<void> | undefined {
+    return this.#write(event === undefined ? `data: ${data}\n\n` : `event: ${event}\ndata: ${data}\n\n`);
+  }
+
+  end(): void {
+    if (!this.#closed) this.#response.end('data: [DONE]\n\n');
+  }
+
+  #write(text: string): Promise<void> | undefined {
+    if (this.#closed) return undefined;
+    const room = (this.#response as ServerResponse).write(text);
+    if (room) return this.#room;
+    // One wait for all that write meanwhile: several tools may report at once.
+    this.#room ??= this.#drained().finally(() => (this.#room = undefined));
+    return this.#room;
+  }
+
+  #drained(): Promise<void> {
+    return new Promise((resolve) => {
+      const done = () => {
+        this.#response.off('drain', done);
+        this.#response.off('close', done);
+        resolve();
+      };
+      this.#response.on('drain', done);
+      this.#response.on('close', done);
+    });
+  }
+}

@@ -1,0 +1,304 @@
+import type { ChatRequest, MessageJson } from './chat-request.js';
+import type { Conversation, Conversations } from './conversation.js';
+import { ModelError, TurnStopped, invalid } from './errors.js';
+import type { ModelClient, ModelDelta, Usage } from './llm.js';
+import { systemPrompt } from './prompt.js';
+import type { Agent } from './roster.js';
+import { ToolBench } from './tools/bench.js';
+import type { Tool } from './tools/tool.js';
+
+/** One call of a function, as the model wrote it. */
+export interface ToolCall {
+  id: string;
+  name: string;
+  /** JSON text, or what the model took for it. */
+  arguments: string;
+}
+
+/** Where a turn's output goes. A promise given back must be waited for before more is sent: the reader lags. */
+export interface TurnOutput {
+  text(delta: string): Promise<void> | undefined;
+  toolCall(call: ToolCall): Promise<void> | undefined;
+  toolResult(result: { id: string; name: string; ok: boolean; text: string; durationMs: number }): Promise<void> | undefined;
+}
+
+export interface TurnInput {
+  turnId: string;
+  agent: Agent;
+  request: ChatRequest;
+  /** The socket of the Berth process that asked. */
+  socket: string | undefined;
+}
+
+export interface TurnEnd {
+  /** OpenAI's `finish_reason`. */
+  finish: string;
+  /** Summed over all model calls of the turn. */
+  usage: Usage;
+  /** Calls of the client's own functions, with `finish` `tool_calls`. */
+  clientCalls: ToolCall[];
+  steps: number;
+}
+
+export interface TurnsOptions {
+  model: ModelClient;
+  conversations: Conversations;
+  tools: readonly Tool[];
+}
+
+/** Runs turns: asks the model, runs the tools it calls, feeds their results back, until it has said its last word. */
+export class Turns {
+  readonly #options: TurnsOptions;
+
+  constructor(options: TurnsOptions) {
+    this.#options = options;
+  }
+
+  /** Throws 400 before anything is sent where the client's functions have names that are taken. */
+  check({ agent, request }: Pick<TurnInput, 'agent' | 'request'>): void {
+    const taken = new Set(this.#toolsOf(agent).map(({ name }) => name));
+    request.clientTools.forEach(({ name }, i) => {
+      if (taken.has(name)) throw invalid(`tools[${i}].function.name: is the name of a tool of the agent's own`);
+    });
+  }
+
+  /** Rejects with `ModelError` when the model fails and with the signal's reason when that aborts. */
+  run(input: TurnInput, output: TurnOutput, signal: AbortSignal): Promise<TurnEnd> {
+    const { agent, request } = input;
+    if (request.user === undefined) return this.#begin(input, output, signal, undefined);
+    return this.#options.conversations.inTurn(agent.config.id, request.user, signal, (conversation) =>
+      this.#begin(input, output, signal, conversation),
+    );
+  }
+
+  async #begin(input: TurnInput, output: TurnOutput, signal: AbortSignal, conversation: Conversation | undefined): Promise<TurnEnd> {
+    const { agent, request } = input;
+    const fresh = conversation ? newMessages(request, conversation.pending) : request.messages.map(({ json }) => json);
+    await agent.workspace.restore();
+    const tools = this.#toolsOf(agent);
+    const system = systemPrompt({
+      agent: agent.config,
+      toolNames: tools.map(({ name }) => name),
+      files: agent.workspace.promptFiles(),
+      system: request.system,
+      today: new Date().toISOString().slice(0, 10),
+    });
+    const turn = new Turn(input, this.#options.model, new ToolBench(tools, agent, signal), output, signal, {
+      system,
+      history: conversation?.history ?? '',
+      fresh,
+    });
+    try {
+      return await turn.run();
+    } finally {
+      const kept = turn.kept();
+      // A removed agent's conversations are gone: writing would bring the file back.
+      const removed = signal.aborted && signal.reason instanceof TurnStopped && signal.reason.why === 'removed';
+      if (conversation && kept && !removed) await conversation.add({ turn: input.turnId, ...kept });
+    }
+  }
+
+  #toolsOf(agent: Agent): Tool[] {
+    return this.#options.tools.filter(({ name }) => !agent.config.deny.has(name) && !agent.config.deny.has('*'));
+  }
+}
+
+/** With `user`, only the last message is new; where the client owes results of its functions, those. Throws 400 on a stray result. */
+function newMessages(request: ChatRequest, pending: readonly string[]): MessageJson[] {
+  const last = request.messages.at(-1) as { role: string; json: MessageJson };
+  const results = new Map<string, MessageJson>();
+  for (const { role, json } of request.messages) {
+    if (role === 'tool') results.set((JSON.parse(json) as { tool_call_id: string }).tool_call_id, json);
+  }
+  if (last.role === 'tool' && pending.length === 0) throw invalid('messages: the last one is the result of a call that nobody made');
+  const owed = pending.map((id) => results.get(id) ?? JSON.stringify({ role: 'tool', content: '(no result was given)', tool_call_id: id }));
+  return last.role === 'user' ? [...owed, last.json] : owed;
+}
+
+/** Most that one answer of the model may hold, text and arguments together. */
+const MOST_ANSWER_CHARS = 8 * 1024 * 1024;
+
+interface Context {
+  system: string;
+  history: string;
+  fresh: MessageJson[];
+}
+
+/** One turn while it runs. */
+class Turn {
+  readonly #input: TurnInput;
+  readonly #model: ModelClient;
+  readonly #bench: ToolBench;
+  readonly #output: TurnOutput;
+  readonly #signal: AbortSignal;
+  readonly #head: string;
+  readonly #tail: string;
+  readonly #messages: MessageJson[];
+  readonly #usage: Usage = { prompt_tokens: 0, completion_tokens: 0, total_tokens: 0 };
+  readonly #clientTools: Set<string>;
+  #steps = 0;
+  #spoke = false;
+  /** What the model is saying now, kept should it be cut off. */
+  #partial = '';
+  #produced = false;
+  #clientCalls: ToolCall[] = [];
+
+  constructor(input: TurnInput, model: ModelClient, bench: ToolBench, output: TurnOutput, signal: AbortSignal, context: Context) {
+    this.#input = input;
+    this.#model = model;
+    this.#bench = bench;
+    this.#output = output;
+    this.#signal = signal;
+    this.#messages = [...context.fresh];
+    this.#clientTools = new Set(input.request.clientTools.map(({ name }) => name));
+    const { head, tail } = bodyEnds(input, bench.schemas, context);
+    this.#head = head;
+    this.#tail = tail;
+  }
+
+  async run(): Promise<TurnEnd> {
+    for (;;) {
+      const answer = await this.#ask();
+      const own = answer.calls.filter(({ name }) => !this.#clientTools.has(name));
+      this.#clientCalls = answer.calls.filter(({ name }) => this.#clientTools.has(name));
+      if (own.length > 0 && this.#steps >= this.#input.agent.config.maxSteps) return await this.#stopAtCap(answer.text);
+      this.#keep(assistantMessage(answer.text, answer.calls));
+      if (answer.calls.length === 0) return this.#end(answer.finish);
+      const results = await this.#bench.run(own, this.#output);
+      for (const [i, { id }] of own.entries()) this.#keep({ role: 'tool', content: results[i], tool_call_id: id });
+      this.#signal.throwIfAborted();
+      if (this.#clientCalls.length > 0) return this.#end('tool_calls');
+    }
+  }
+
+  /** What the conversation keeps of this turn; undefined where nothing came of it, so that it can be asked again. */
+  kept(): { messages: MessageJson[]; pending?: string[] } | undefined {
+    if (!this.#produced && this.#partial === '') return undefined;
+    const messages = [...this.#messages];
+    if (this.#partial !== '' || !endsWithAnswer(messages)) {
+      if (this.#clientCalls.length > 0) return { messages, pending: this.#clientCalls.map(({ id }) => id) };
+      messages.push(JSON.stringify({ role: 'assistant', content: `${this.#partial}\n[This answer was interrupted.]`.trim() }));
+    }
+    return { messages };
+  }
+
+  #keep(message: object): void {
+    this.#messages.push(JSON.stringify(message));
+    this.#partial = '';
+    this.#produced = true;
+  }
+
+  #end(finish: string): TurnEnd {
+    return { finish, usage: this.#usage, clientCalls: this.#clientCalls, steps: this.#steps };
+  }
+
+  /** The model would go on, but has had its steps: said in words, since neither agent nor user can act on an error. */
+  async #stopAtCap(text: string): Promise<TurnEnd> {
+    const notice = `[Stopped: this turn reached its limit of ${this.#steps} steps. Say "go on" to continue.]`;
+    await this.#say(this.#spoke ? `\n\n${notice}` : notice);
+    this.#clientCalls = [];
+    this.#keep(assistantMessage(text === '' ? notice : `${text}\n\n${notice}`, []));
+    return this.#end('length');
+  }
+
+  async #ask(): Promise<Answer> {
+    this.#steps += 1;
+    const { turnId, agent, socket } = this.#input;
+    const body = `${this.#head}${this.#messages.join(',')}${this.#tail}`;
+    const answer = new Answer();
+    const call = { agentId: agent.config.id, turnId, body, socket, signal: this.#signal };
+    for await (const delta of this.#model.stream(call)) {
+      answer.take(delta);
+      if (delta.usage) addUsage(this.#usage, delta.usage);
+      if (delta.text === undefined) continue;
+      const first = this.#partial === '' && this.#spoke;
+      this.#partial += delta.text;
+      const wait = this.#say(first ? `\n\n${delta.text}` : delta.text);
+      if (wait) await wait;
+    }
+    return answer.close(this.#steps);
+  }
+
+  #say(text: string): Promise<void> | undefined {
+    this.#spoke = true;
+    return this.#output.text(text);
+  }
+}
+
+/** One answer of the model, put together from its deltas. */
+class Answer {
+  text = '';
+  finish = 'stop';
+  calls: ToolCall[] = [];
+  readonly #byIndex = new Map<number, ToolCall>();
+  #chars = 0;
+
+  take(delta: ModelDelta): void {
+    if (delta.finish !== undefined) this.finish = delta.finish;
+    if (delta.text !== undefined) {
+      this.text += delta.text;
+      this.#count(delta.text);
+    }
+    for (const { index, id, name, arguments: more } of delta.calls ?? []) {
+      const call = this.#byIndex.get(index) ?? { id: '', name: '', arguments: '' };
+      this.#byIndex.set(index, call);
+      call.id ||= id ?? '';
+      call.name ||= name ?? '';
+      call.arguments += more ?? '';
+      this.#count(more ?? '');
+    }
+  }
+
+  /** Ends the answer: its calls in order, each with an id of its own. */
+  close(step: number): this {
+    const seen = new Set<string>();
+    this.calls = [...this.#byIndex].sort(([a], [b]) => a - b).map(([index, call]) => {
+      if (call.id === '' || seen.has(call.id)) call.id = `call_${step}_${index}`;
+      seen.add(call.id);
+      return call;
+    });
+    return this;
+  }
+
+  #count(text: string): void {
+    this.#chars += text.length;
+    if (this.#chars > MOST_ANSWER_CHARS) throw new ModelError('The answer of the model is too long.', { code: 'too_long' });
+  }
+}
+
+/** The request body around the messages of this turn: everything that stays the same from step to step. */
+function bodyEnds(input: TurnInput, schemas: readonly object[], context: Context): { head: string; tail: string } {
+  const { agent, request } = input;
+  const tools = [...schemas, ...request.clientTools.map(({ schema }) => schema)];
+  const settings = {
+    ...agent.config.sampling,
+    ...request.sampling,
+    ...(tools.length > 0 ? { tools } : {}),
+    ...(tools.length > 0 && request.toolChoice !== undefined ? { tool_choice: request.toolChoice } : {}),
+    stream: true,
+    stream_options: { include_usage: true },
+  };
+  const system = JSON.stringify({ role: 'system', content: context.system });
+  const history = context.history === '' ? '' : `${context.history},`;
+  return {
+    head: `{"model":${JSON.stringify(agent.config.model)},"messages":[${system},${history}`,
+    tail: `],${JSON.stringify(settings).slice(1)}`,
+  };
+}
+
+function assistantMessage(text: string, calls: readonly ToolCall[]): object {
+  if (calls.length === 0) return { role: 'assistant', content: text };
+  const toolCalls = calls.map(({ id, name, arguments: args }) => ({ id, type: 'function', function: { name, arguments: args } }));
+  return { role: 'assistant', content: text === '' ? null : text, tool_calls: toolCalls };
+}
+
+function endsWithAnswer(messages: readonly MessageJson[]): boolean {
+  const last = JSON.parse(messages.at(-1) ?? '{}') as { role?: string; tool_calls?: unknown };
+  return last.role === 'assistant' && last.tool_calls === undefined;
+}
+
+function addUsage(sum: Usage, more: Usage): void {
+  sum.prompt_tokens += more.prompt_tokens;
+  sum.completion_tokens += more.completion_tokens;
+  sum.total_tokens += more.total_tokens;
+}
