@@ -36,18 +36,24 @@ export interface Runtime {
   /** What is known of one instance now, or undefined when there is none of that name. */
   inspect(name: string): Promise<Observed | undefined>;
 
-  /** Every instance and volume of this installation, and nothing else's, whatever state it is in. */
+  /**
+   * Every instance and volume of this installation, and nothing else's, whatever state it is in. `startedAt` may be missing
+   * here for one that runs.
+   */
   list(): Promise<{ instances: Observed[]; volumes: ObservedVolume[] }>;
 
   /** Memory and CPU now; undefined when the instance does not run. */
   stats(name: string): Promise<InstanceStats | undefined>;
 
-  /** The instance's log lines. Ends with the instance, or with `signal`; when following, stays until one of the two. */
+  /**
+   * The instance's log lines, of this life and earlier ones. When following, stays until the instance ends or `signal` aborts;
+   * of one that does not run there is nothing to follow. Throws `unavailable` when the engine goes away meanwhile.
+   */
   logs(name: string, options: LogOptions, signal: AbortSignal): AsyncIterable<LogLine>;
 
   /**
-   * What happens to this installation's instances, as it happens. Ends only with `signal`; yields `resync` after any gap (the
-   * engine went away and came back), upon which the caller must look at everything again.
+   * What happens to this installation's instances, as it happens. Ends only with `signal`; yields `resync` once it listens, and
+   * again after any gap (the engine went away and came back), upon which the caller must look at everything again.
    */
   events(signal: AbortSignal): AsyncIterable<RuntimeEvent>;
 

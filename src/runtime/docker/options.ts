@@ -1,0 +1,98 @@
+import { createHash } from 'node:crypto';
+import type Docker from 'dockerode';
+import type { InstanceSpec } from '../runtime.js';
+
+/** The labels that Berth puts on what it makes. They are the durable truth of what a container or volume belongs to. */
+export const LABEL = {
+  installation: 'berth.installation',
+  deployment: 'berth.deployment',
+  instance: 'berth.instance',
+  user: 'berth.user',
+  generation: 'berth.generation',
+  spec: 'berth.spec',
+} as const;
+
+const MIB = 1024 * 1024;
+
+/** The share of the memory limit that the JavaScript heap may take; the rest is for buffers, code, stacks, tmpfs and children. */
+const HEAP_SHARE = 0.7;
+
+/**
+ * The engine's options for one instance: sealed off from network, host and neighbours, with every resource bounded. A pure
+ * function of the spec; nothing in it is secret, since whoever may ask the engine sees all of it.
+ */
+export function containerOptions(spec: InstanceSpec): Docker.ContainerCreateOptions {
+  return {
+    name: spec.name,
+    Image: spec.image,
+    Hostname: spec.hostname,
+    User: `${spec.uid}:${spec.uid}`,
+    Env: [`NODE_OPTIONS=--max-old-space-size=${heapMib(spec.limits.memoryMib)}`, `BERTH_INSTANCE=${spec.instanceId}`],
+    // An engine-side check costs 45 ms of CPU each time; the link tells sooner and for nothing.
+    Healthcheck: { Test: ['NONE'] },
+    StopTimeout: 10,
+    Labels: { ...ownerLabels(spec), [LABEL.spec]: specHash(spec) },
+    HostConfig: hostConfig(spec),
+  };
+}
+
+/** The engine's options for a deployment's data volume. It outlives instances, so it carries no instance. */
+export function volumeOptions(spec: InstanceSpec): Docker.VolumeCreateOptions {
+  const { [LABEL.instance]: _instance, [LABEL.generation]: _generation, ...labels } = ownerLabels(spec);
+  return { Name: spec.volume, Driver: 'local', Labels: labels };
+}
+
+/** The heap limit that Node gets for a memory limit: it does not see the cgroup's, and would be killed without a word. */
+export function heapMib(memoryMib: number): number {
+  return Math.max(1, Math.floor(memoryMib * HEAP_SHARE));
+}
+
+/** Tells two specs apart: 16 hex digits over all fields, whatever their order. */
+export function specHash(spec: InstanceSpec): string {
+  const sorted = (value: unknown): unknown =>
+    value !== null && typeof value === 'object'
+      ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)).map(([key, inner]) => [key, sorted(inner)]))
+      : value;
+  return createHash('sha256').update(JSON.stringify(sorted(spec))).digest('hex').slice(0, 16);
+}
+
+function ownerLabels(spec: InstanceSpec): Record<string, string> {
+  return {
+    [LABEL.installation]: spec.installationId,
+    [LABEL.deployment]: spec.deploymentId,
+    [LABEL.instance]: spec.instanceId,
+    [LABEL.user]: spec.userId,
+    [LABEL.generation]: String(spec.generation),
+  };
+}
+
+function hostConfig(spec: InstanceSpec): Docker.HostConfig {
+  const memory = spec.limits.memoryMib * MIB;
+  return {
+    NetworkMode: 'none',
+    Init: true,
+    ReadonlyRootfs: true,
+    CapDrop: ['ALL'],
+    SecurityOpt: ['no-new-privileges:true'],
+    IpcMode: 'private',
+    ShmSize: 8 * MIB,
+    Memory: memory,
+    // Equal to Memory: no swap.
+    MemorySwap: memory,
+    NanoCpus: spec.limits.cpuMillis * 1_000_000,
+    PidsLimit: spec.limits.pids,
+    Ulimits: [
+      { Name: 'nofile', Soft: 1024, Hard: 4096 },
+      { Name: 'core', Soft: 0, Hard: 0 },
+    ],
+    Tmpfs: { '/tmp': 'size=64m,mode=1777,nosuid,nodev,noexec' },
+    // Only the reconciler restarts instances.
+    RestartPolicy: { Name: 'no' },
+    LogConfig: { Type: 'json-file', Config: { 'max-size': '5m', 'max-file': '2' } },
+    // `Mounts`, not `Binds`: a missing folder is then refused, where `Binds` would make one that belongs to root.
+    Mounts: [
+      { Type: 'volume', Source: spec.volume, Target: '/data' },
+      { Type: 'bind', Source: spec.linkDir, Target: '/run/berth', ReadOnly: true },
+    ],
+  };
+}
