@@ -1,0 +1,63 @@
+import type { Kysely, Transaction } from 'kysely';
+import type { Schema } from '../db/schema.js';
+import { newId } from '../lib/ids.js';
+
+/** Something that happened to a user's things. */
+export interface NewEvent {
+  /** `domain.action` in the past tense, such as `agent.created`. */
+  type: string;
+  /** Who did it: `actorOf(caller)`, or the name of the part of Berth that did. */
+  actor: string;
+  requestId: string | null;
+  payload: Record<string, unknown>;
+}
+
+export interface StoredEvent extends NewEvent {
+  /** Counts up by one per user, in the order of commits, without gaps. */
+  seq: number;
+  id: string;
+  at: Date;
+}
+
+/**
+ * Writes an event in the transaction that makes it true, as that transaction's last statement: it locks the user's counter until the
+ * commit, so that numbers become visible in their order and none is skipped. Publish `event` with the user's id after the commit.
+ */
+export async function appendEvent(trx: Transaction<Schema>, userId: string, event: NewEvent): Promise<number> {
+  const { seq } = await trx
+    .with('counter', (qb) =>
+      qb
+        .insertInto('event_counters')
+        .values({ user_id: userId, last_seq: 1 })
+        .onConflict((oc) => oc.column('user_id').doUpdateSet((eb) => ({ last_seq: eb('event_counters.last_seq', '+', 1) })))
+        .returning('last_seq'),
+    )
+    .insertInto('events')
+    .values((eb) => ({
+      user_id: userId,
+      seq: eb.selectFrom('counter').select('last_seq'),
+      id: newId('evt'),
+      type: event.type,
+      // Not the column's now(), which is when the transaction began: times should not run against the numbers.
+      at: eb.fn<Date>('clock_timestamp'),
+      actor: event.actor,
+      request_id: event.requestId,
+      payload: JSON.stringify(event.payload),
+    }))
+    .returning('seq')
+    .executeTakeFirstOrThrow();
+  return Number(seq);
+}
+
+/** The next events of a user after a number, oldest first. */
+export async function readEvents(db: Kysely<Schema>, userId: string, afterSeq: number, limit: number): Promise<StoredEvent[]> {
+  const rows = await db
+    .selectFrom('events')
+    .select(['seq', 'id', 'type', 'at', 'actor', 'request_id', 'payload'])
+    .where('user_id', '=', userId)
+    .where('seq', '>', afterSeq)
+    .orderBy('seq')
+    .limit(limit)
+    .execute();
+  return rows.map(({ request_id, ...row }) => ({ ...row, seq: Number(row.seq), requestId: request_id }));
+}

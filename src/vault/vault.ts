@@ -1,0 +1,189 @@
+import sodium from 'libsodium-wrappers';
+import { bind, DATA_KEY, headerOf, INSTALLATION, KEY_CHECK, KEY_ID_BYTES, NONCE_BYTES, parseSealed, type Sealed, VALUE } from './format.js';
+import { KeyRing } from './key-ring.js';
+import { VaultError } from './vault-error.js';
+
+/** Where a sealed value belongs. Bytes moved to another place do not open there. */
+export interface Place {
+  /** The id of the user or agent whose it is. */
+  scope: string;
+  name: string;
+  version: number;
+}
+
+export type InstallationPlace = Omit<Place, 'scope'>;
+
+export interface VaultOptions {
+  /** 32 bytes. Only keys derived from it are kept: the caller may overwrite it after `open`. */
+  masterKey: Uint8Array;
+  /** The master key before this one, while data keys are still wrapped under it. */
+  previous?: Uint8Array | undefined;
+}
+
+interface DataKey {
+  id: Buffer;
+  key: Uint8Array;
+  userId: string;
+}
+
+const KEPT_DATA_KEYS = 256;
+
+/**
+ * Seals and opens bytes. Every user has a data key, wrapped under the master key; what a user owns is sealed under the data key, so that
+ * destroying the wrapped key destroys all of it, and a new master key needs the data keys wrapped anew and nothing else. Layouts: format.ts.
+ * Everything that fails throws a `VaultError`.
+ */
+export class Vault {
+  readonly #ring: KeyRing;
+  // Unwrapped data keys by their sealed form, least recently used first.
+  readonly #dataKeys = new Map<string, DataKey>();
+
+  private constructor(ring: KeyRing) {
+    this.#ring = ring;
+  }
+
+  static async open({ masterKey, previous }: VaultOptions): Promise<Vault> {
+    await sodium.ready;
+    return new Vault(new KeyRing(masterKey, previous));
+  }
+
+  // ---- master keys ---------------------------------------------------------------------------------------------------------
+
+  /** To be stored where the sealed things are: `verifyKeyCheck` tells from it whether a later start has the right master key. */
+  keyCheck(): Buffer {
+    return Buffer.concat([Buffer.of(KEY_CHECK), this.#ring.current.check]);
+  }
+
+  /**
+   * Throws unless the stored value was made under a master key of the ring. `previous` means that the master key is being changed: once all
+   * data keys and installation values are sealed anew, `keyCheck()` is to be stored again.
+   */
+  verifyKeyCheck(stored: Uint8Array): 'current' | 'previous' {
+    const { current, previous } = this.#ring;
+    if (stored[0] !== KEY_CHECK) throw new VaultError('malformed', 'the stored check of the master key is not one');
+    const check = Buffer.from(stored.subarray(1));
+    if (current.check.equals(check)) return 'current';
+    if (previous?.check.equals(check)) return 'previous';
+    throw new VaultError(
+      'wrong_key',
+      'the master key is not the one this database was sealed with. Nothing was changed. Give the right one in MASTER_KEY ' +
+        '(or DATA_DIR/master.key); after a change of keys, give the old one in MASTER_KEY_PREVIOUS.',
+    );
+  }
+
+  // ---- data keys -----------------------------------------------------------------------------------------------------------
+
+  /** A new random data key for a user, sealed. Store it with the user; all that is sealed under it is lost with it. */
+  newDataKey(userId: string): Buffer {
+    const key = sodium.randombytes_buf(32);
+    try {
+      return this.#wrap(key, userId);
+    } finally {
+      wipe(key);
+    }
+  }
+
+  /** Whose data key it is, so that a caller can make sure that it was not moved to another user's row. */
+  userOf(dataKeySealed: Uint8Array): string {
+    return this.#unwrap(dataKeySealed).userId;
+  }
+
+  /** The same data key sealed under the current master key; the same bytes where it already is. */
+  rewrap(dataKeySealed: Uint8Array): Buffer {
+    if (parseSealed(DATA_KEY, dataKeySealed).keyId.equals(this.#ring.current.id)) return Buffer.from(dataKeySealed);
+    const { key, userId } = this.#unwrap(dataKeySealed);
+    return this.#wrap(key, userId);
+  }
+
+  /** Overwrites the unwrapped copy in memory; to be called when its user is deleted. */
+  forget(dataKeySealed: Uint8Array): void {
+    this.#drop(mapKey(dataKeySealed));
+  }
+
+  #wrap(key: Uint8Array, userId: string): Buffer {
+    const { id, wrap } = this.#ring.current;
+    const header = headerOf(DATA_KEY, id, userId);
+    return encrypt(header, header, key, wrap);
+  }
+
+  #unwrap(dataKeySealed: Uint8Array): DataKey {
+    const at = mapKey(dataKeySealed);
+    const kept = this.#dataKeys.get(at);
+    if (kept) this.#dataKeys.delete(at);
+    const dataKey = kept ?? this.#openDataKey(dataKeySealed);
+    this.#dataKeys.set(at, dataKey);
+    const oldest = this.#dataKeys.size > KEPT_DATA_KEYS ? this.#dataKeys.keys().next().value : undefined;
+    if (oldest !== undefined) this.#drop(oldest);
+    return dataKey;
+  }
+
+  #openDataKey(dataKeySealed: Uint8Array): DataKey {
+    const sealed = parseSealed(DATA_KEY, dataKeySealed);
+    const key = decrypt(sealed, sealed.header, this.#ring.byId(sealed.keyId).wrap, 'a data key');
+    return { id: idOf(key), key, userId: sealed.userId };
+  }
+
+  #drop(at: string): void {
+    const kept = this.#dataKeys.get(at);
+    if (!kept) return;
+    this.#dataKeys.delete(at);
+    wipe(kept.key);
+  }
+
+  // ---- values --------------------------------------------------------------------------------------------------------------
+
+  /** Seals bytes under a user's data key, for one place. */
+  seal(dataKeySealed: Uint8Array, place: Place, plain: Uint8Array): Buffer {
+    const { id, key, userId } = this.#unwrap(dataKeySealed);
+    return encrypt(headerOf(VALUE, id), bind(VALUE, userId, place.scope, place.name, place.version), plain, key);
+  }
+
+  /** The plain bytes; `wipe` them after use. */
+  open(dataKeySealed: Uint8Array, place: Place, bytes: Uint8Array): Buffer {
+    const { id, key, userId } = this.#unwrap(dataKeySealed);
+    const sealed = parseSealed(VALUE, bytes);
+    if (!id.equals(sealed.keyId)) throw new VaultError('wrong_key', 'a value is sealed under another data key than the one given');
+    return decrypt(sealed, bind(VALUE, userId, place.scope, place.name, place.version), key, 'a value');
+  }
+
+  /** Seals bytes that belong to no user, such as the pepper of API keys. */
+  sealInstallation(place: InstallationPlace, plain: Uint8Array): Buffer {
+    const { id, installation } = this.#ring.current;
+    return encrypt(headerOf(INSTALLATION, id), bind(INSTALLATION, place.name, place.version), plain, installation);
+  }
+
+  openInstallation(place: InstallationPlace, bytes: Uint8Array): Buffer {
+    const sealed = parseSealed(INSTALLATION, bytes);
+    const { installation } = this.#ring.byId(sealed.keyId);
+    return decrypt(sealed, bind(INSTALLATION, place.name, place.version), installation, 'a value of the installation');
+  }
+}
+
+/** Overwrites bytes with zeros. Best effort: JavaScript may have made copies. */
+export function wipe(bytes: Uint8Array): void {
+  bytes.fill(0);
+}
+
+function encrypt(header: Buffer, bound: Buffer, plain: Uint8Array, key: Uint8Array): Buffer {
+  const nonce = sodium.randombytes_buf(NONCE_BYTES);
+  const ciphertext = sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(plain, bound, null, nonce, key);
+  return Buffer.concat([header, nonce, ciphertext]);
+}
+
+function decrypt(sealed: Sealed, bound: Buffer, key: Uint8Array, what: string): Buffer {
+  try {
+    const plain = sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(null, sealed.ciphertext, bound, sealed.nonce, key);
+    return Buffer.from(plain.buffer, plain.byteOffset, plain.byteLength);
+  } catch {
+    // libsodium says no more than that, and a cause would be kept with the arguments in its frames.
+    throw new VaultError('tampered', `${what} does not open: it was altered, or sealed for another place`);
+  }
+}
+
+function idOf(dataKey: Uint8Array): Buffer {
+  return Buffer.from(sodium.crypto_kdf_derive_from_key(16, 1, 'data key', dataKey)).subarray(0, KEY_ID_BYTES);
+}
+
+function mapKey(dataKeySealed: Uint8Array): string {
+  return Buffer.from(dataKeySealed.buffer, dataKeySealed.byteOffset, dataKeySealed.byteLength).toString('base64');
+}
