@@ -1,0 +1,101 @@
+import type { Context, MiddlewareHandler, Next } from 'hono';
+import { AppError, type FieldError } from '../lib/errors.js';
+import { authenticate, credentialOf, headerOf } from './authenticate.js';
+import { type Access, authorize } from './authorize.js';
+import { type BodyRule, readBody } from './body.js';
+import { answerOnce } from './idempotency.js';
+import { isPlainPath, paramProblems } from './path.js';
+import { type Allowance, tooManyRequests } from './rate-limit.js';
+import type { Env, RequestState } from './request-state.js';
+
+/** All that is declared beside a route and checked before its handler. */
+export interface GuardRule {
+  access: Access;
+  body: BodyRule;
+  /** Not counted by any limit and not logged at info: health checks. */
+  unlimited: boolean;
+}
+
+const guards = new WeakSet<object>();
+
+/** Whether that function was made by `guard`: the edge refuses to start with a route that has none. */
+export function isGuard(handler: object): boolean {
+  return guards.has(handler);
+}
+
+/** The one middleware of a route, before its validators: who calls, may they, how often, and is the body fit to be looked at. */
+export function guard(rule: GuardRule): MiddlewareHandler<Env> {
+  const handler = async (c: Context<Env>, next: Next): Promise<Response | void> => {
+    const state = c.env.berth;
+    state.refused = true;
+    state.quiet = rule.unlimited;
+    state.route = c.req.routePath;
+    checkText(c, state);
+    await admit(c, state, rule);
+    const wantsOnce = c.req.method === 'POST' && state.caller !== undefined && headerOf(c, 'idempotency-key') !== undefined;
+    const bytes = rule.body.mediaTypes.length > 0 || wantsOnce ? await readBody(c, rule.body, state.services.bodyLimitBytes) : undefined;
+    state.refused = false;
+    if (wantsOnce) return answerOnce(c, bytes, next);
+    return next();
+  };
+  guards.add(handler);
+  return handler;
+}
+
+async function admit(c: Context<Env>, state: RequestState, rule: GuardRule): Promise<void> {
+  const { services } = state;
+  if (rule.access === 'public') {
+    if (!rule.unlimited) count(state, await services.rateLimits.ofAddress(state.ip));
+    return;
+  }
+  const caller = await callerFrom(c, state);
+  state.caller = caller;
+  const allowance = await services.rateLimits.ofCaller(caller);
+  if (allowance) count(state, allowance);
+  const params = c.req.param() as Record<string, string>;
+  const claim = { access: rule.access, caller, user: params['user'], agent: params['agent'], workspace: headerOf(c, 'x-workspace-id') };
+  state.tenantId = await authorize(claim, services.directory);
+}
+
+async function callerFrom(c: Context<Env>, state: RequestState) {
+  const { rateLimits, authenticator } = state.services;
+  const key = credentialOf(c);
+  if (key === undefined) {
+    count(state, await rateLimits.ofAddress(state.ip));
+    throw new AppError('unauthorized', 'no API key: send X-API-Key or Authorization: Bearer');
+  }
+  if (await rateLimits.isBarred(state.ip)) count(state, await rateLimits.ofFailure(state.ip));
+  const caller = await authenticate(authenticator, key);
+  if (caller) return caller;
+  count(state, await rateLimits.ofFailure(state.ip));
+  throw new AppError('unauthorized', 'the API key is not valid');
+}
+
+function count(state: RequestState, allowance: Allowance): void {
+  state.setHeader('RateLimit-Limit', String(allowance.limit));
+  state.setHeader('RateLimit-Remaining', String(allowance.remaining));
+  state.setHeader('RateLimit-Reset', String(allowance.resetS));
+  if (!allowance.allowed) throw tooManyRequests(allowance);
+}
+
+/** Refuses path and query text that must not reach a handler, by the name of the parameter. */
+function checkText(c: Context<Env>, state: RequestState): void {
+  const fields: FieldError[] = isPlainPath(state.path) ? [] : paramProblems(state.path, state.route);
+  const { url } = c.req;
+  const queryAt = url.indexOf('?');
+  if (queryAt !== -1 && url.includes('%', queryAt)) fields.push(...queryProblems(url.slice(queryAt + 1)));
+  if (fields.length > 0) throw new AppError('invalid_request', 'invalid request', { fields });
+}
+
+function queryProblems(query: string): FieldError[] {
+  return query.split('&').flatMap((pair) => {
+    const [name = '', value = ''] = pair.split('=', 2);
+    try {
+      if (!decodeURIComponent(name + value).includes('\0')) return [];
+      return [{ path: `query.${name.slice(0, 64)}`, message: 'must not contain NUL' }];
+    } catch (error) {
+      if (!(error instanceof URIError)) throw error;
+      return [{ path: `query.${name.slice(0, 64)}`, message: 'is not percent-encoded UTF-8' }];
+    }
+  });
+}
