@@ -1,0 +1,205 @@
+import http2, { type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2';
+import type { Socket } from 'node:net';
+import { AppError, messageOf } from '../lib/errors.js';
+import { Bucket } from './bucket.js';
+import { exchange } from './exchange.js';
+import type { LinkLimits } from './limits.js';
+import { type Cost, CostMeter, FRAMING_FACTOR } from './meter.js';
+import type { Link, LinkIdentity, LinkRequest, LinkResponse } from './link.js';
+
+export interface ConnectionEvents {
+  /** The peer has shown that it speaks HTTP/2. */
+  onUp(): void;
+  /** No request can be made any more. Comes once, and only after `onUp`. */
+  onDown(reason: string): void;
+  /** The connection is over, whether it was ever up or not. */
+  onClosed(): void;
+}
+
+/** Bytes that one request of Berth's may cost in answer without carrying payload: headers, window updates, acknowledgements. */
+const REQUEST_OVERHEAD_BYTES = 2048;
+
+/** A link over one connection that an instance dialled: Berth is its HTTP/2 client. */
+export class LinkConnection implements Link {
+  readonly instanceId: string;
+  readonly deploymentId: string;
+  readonly userId: string;
+  readonly #socket: Socket;
+  readonly #limits: LinkLimits;
+  readonly #events: ConnectionEvents;
+  readonly #session: ClientHttp2Session;
+  readonly #streams = new Set<ClientHttp2Stream>();
+  readonly #chunks: Bucket;
+  readonly #cost = new CostMeter();
+  #held: (() => void)[] = [];
+  #delivered = 0;
+  #allowance = 0;
+  #state: 'opening' | 'up' | 'down' = 'opening';
+  #reason: string | undefined;
+  #watched = true;
+  #pingDueMs: number;
+  #pingSentMs: number | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  /** Takes over a connection whose 101 has been written; `head` is what came along with the upgrade. */
+  constructor(identity: LinkIdentity, socket: Socket, head: Buffer, limits: LinkLimits, events: ConnectionEvents) {
+    this.instanceId = identity.instanceId;
+    this.deploymentId = identity.deploymentId;
+    this.userId = identity.userId;
+    this.#socket = socket;
+    this.#limits = limits;
+    this.#events = events;
+    this.#chunks = new Bucket(limits.chunkBurst, limits.chunksPerS);
+    this.#pingDueMs = performance.now() + limits.pingEveryMs;
+    if (head.length > 0) socket.unshift(head);
+    // The HTTP server left it half open at the peer's end; HTTP/2 knows no such thing and would never notice.
+    socket.allowHalfOpen = false;
+    this.#session = http2.connect('http://berth', { createConnection: () => socket, ...sessionOptions(limits) });
+    this.#timer = setTimeout(() => this.close('the peer does not speak HTTP/2'), limits.handshakeMs);
+    this.#session.once('remoteSettings', () => this.#onSettings());
+    this.#session.once('goaway', () => this.#onGoaway());
+    this.#session.on('error', (error) => (this.#reason ??= messageOf(error)));
+    this.#session.once('close', () => this.#onClose());
+  }
+
+  get closed(): boolean {
+    return this.#state !== 'up' || this.#session.closed || this.#session.destroyed;
+  }
+
+  /** What the peer sent, and what it was entitled to: payload with its framing, and what Berth's own requests bring with them. */
+  takeCost(): Cost {
+    let waiting = 0;
+    for (const stream of this.#streams) waiting += stream.readableLength;
+    return this.#cost.take(this.#socket.bytesRead, (this.#delivered + waiting) * FRAMING_FACTOR + this.#allowance);
+  }
+
+  async request(request: LinkRequest): Promise<LinkResponse> {
+    if (this.closed) throw new AppError('unavailable', 'the link to the instance is down');
+    request.signal?.throwIfAborted();
+    if (this.#streams.size >= this.#limits.maxStreams) {
+      throw new AppError('unavailable', `the instance is busy with ${this.#streams.size} requests`, { retryAfterS: 1 });
+    }
+    const stream = this.#openStream(request);
+    this.#allowance += REQUEST_OVERHEAD_BYTES;
+    return exchange(stream, request, {
+      arrived: (bytes, release) => this.#arrived(bytes, release),
+      cut: () => (this.#allowance += this.#limits.windowBytes),
+      isLost: () => this.#session.destroyed,
+    });
+  }
+
+  close(reason: string): void {
+    this.#reason ??= reason;
+    this.#down();
+    this.#session.destroy();
+    this.#socket.destroy();
+  }
+
+  /** A frozen instance cannot answer pings; while it is frozen none are sent. */
+  pauseWatch(): void {
+    this.#watched = false;
+    this.#pingSentMs = undefined;
+  }
+
+  /** Watches again, beginning with a ping at once. */
+  resumeWatch(): void {
+    this.#watched = true;
+    this.#pingDueMs = performance.now();
+  }
+
+  /** One beat of the watch. `lateMs` is how long this process itself was held up: no peer is blamed for that. */
+  watch(nowMs: number, lateMs: number): void {
+    const held = this.#held;
+    this.#held = [];
+    for (const release of held) release();
+    if (this.#state !== 'up' || !this.#watched) return;
+    if (this.#pingSentMs === undefined) {
+      if (nowMs >= this.#pingDueMs) this.#ping(nowMs);
+      return;
+    }
+    this.#pingSentMs += lateMs;
+    if (nowMs - this.#pingSentMs > this.#limits.pingAnswerMs) this.close('no answer to a ping');
+  }
+
+  #openStream(request: LinkRequest): ClientHttp2Stream {
+    const headers = { ...request.headers, ':method': request.method, ':path': request.path };
+    try {
+      const stream = this.#session.request(headers, { endStream: request.body === undefined });
+      this.#streams.add(stream);
+      stream.once('close', () => this.#onStreamClose(stream));
+      return stream;
+    } catch (error) {
+      // Also when the connection has run out of stream ids: the instance dials anew.
+      this.close(`no new stream: ${messageOf(error)}`);
+      throw new AppError('unavailable', 'the link to the instance is down', { cause: error });
+    }
+  }
+
+  #onStreamClose(stream: ClientHttp2Stream): void {
+    this.#delivered += stream.readableLength;
+    this.#streams.delete(stream);
+  }
+
+  #arrived(bytes: number, release: () => void): boolean {
+    this.#delivered += bytes;
+    if (this.#chunks.take()) return true;
+    this.#held.push(release);
+    return false;
+  }
+
+  #ping(nowMs: number): void {
+    this.#pingSentMs = nowMs;
+    this.#session.ping((error) => {
+      if (error) return;
+      this.#pingSentMs = undefined;
+      this.#pingDueMs = performance.now() + this.#limits.pingEveryMs;
+    });
+  }
+
+  #onSettings(): void {
+    clearTimeout(this.#timer);
+    if (this.#state !== 'opening') return;
+    this.#state = 'up';
+    this.#events.onUp();
+  }
+
+  #onGoaway(): void {
+    this.#reason ??= 'the instance is going away';
+    this.#down();
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.close('the instance did not finish in time'), this.#limits.drainMs);
+    this.#session.close();
+  }
+
+  #onClose(): void {
+    clearTimeout(this.#timer);
+    this.#reason ??= 'the connection was closed';
+    this.#down();
+    this.#socket.destroy();
+    this.#events.onClosed();
+  }
+
+  #down(): void {
+    const wasUp = this.#state === 'up';
+    this.#state = 'down';
+    if (wasUp) this.#events.onDown(this.#reason ?? '');
+  }
+}
+
+/** Node's http2 knows these too; its types do not name them yet. */
+interface StrictSessionOptions extends http2.ClientSessionOptions {
+  maxSessionInvalidFrames: number;
+  maxSessionRejectedStreams: number;
+}
+
+function sessionOptions(limits: LinkLimits): StrictSessionOptions {
+  return {
+    settings: { enablePush: false, initialWindowSize: limits.windowBytes, maxHeaderListSize: limits.maxHeaderBytes },
+    maxReservedRemoteStreams: 0,
+    maxHeaderListPairs: 64,
+    maxOutstandingPings: 2,
+    maxSessionMemory: 8,
+    maxSessionInvalidFrames: 10,
+    maxSessionRejectedStreams: 10,
+  };
+}

@@ -1,0 +1,134 @@
+import http2, { type ClientHttp2Stream, type IncomingHttpHeaders } from 'node:http2';
+import { Readable } from 'node:stream';
+import { AppError } from '../lib/errors.js';
+import type { LinkRequest, LinkResponse } from './link.js';
+
+/** What a link learns from its exchanges: payload that arrived, and whether its pieces come too fast. */
+export interface ExchangeMeter {
+  /** Counts a piece of payload; false asks the exchange to hold its stream back until `release` is called. */
+  arrived(bytes: number, release: () => void): boolean;
+  /** Berth cut the stream itself: what is still on its way is not the peer's fault. */
+  cut(): void;
+  /** The connection itself is gone. */
+  isLost(): boolean;
+}
+
+const { NGHTTP2_CANCEL, NGHTTP2_NO_ERROR } = http2.constants;
+
+/** Carries one request over its HTTP/2 stream: sends the body, waits for the headers, hands over the response's body. */
+export function exchange(stream: ClientHttp2Stream, request: LinkRequest, meter: ExchangeMeter): Promise<LinkResponse> {
+  return new Promise((resolve, reject) => {
+    let body: ResponseBody | undefined;
+    const settle = (error: unknown) => {
+      clearTimeout(timer);
+      request.signal?.removeEventListener('abort', onAbort);
+      if (body) body.finish(error);
+      else reject(error);
+    };
+    const cut = (error: unknown) => {
+      meter.cut();
+      settle(error);
+      cancel(stream);
+    };
+    const onAbort = () => cut(request.signal?.reason);
+    const timer = setTimeout(() => {
+      cut(new AppError('timeout', `the instance did not answer within ${request.timeoutMs} ms`));
+    }, request.timeoutMs);
+
+    request.signal?.addEventListener('abort', onAbort, { once: true });
+    stream.once('response', (headers) => {
+      clearTimeout(timer);
+      body = new ResponseBody(stream, meter);
+      resolve({ status: Number(headers[':status']), headers: plainHeaders(headers), body });
+    });
+    // Errors also close the stream; what they say is kept as the cause.
+    let cause: unknown;
+    stream.on('error', (error) => (cause = error));
+    stream.once('close', () => settle(new AppError('unavailable', 'the link to the instance was lost', { cause })));
+    send(stream, request.body, cut);
+  });
+}
+
+/** A response's body. Reading it is what lets the instance write more; destroying it resets the stream. */
+class ResponseBody extends Readable {
+  readonly #stream: ClientHttp2Stream;
+  readonly #meter: ExchangeMeter;
+  #ended = false;
+  #held = false;
+
+  constructor(stream: ClientHttp2Stream, meter: ExchangeMeter) {
+    super();
+    this.#stream = stream;
+    this.#meter = meter;
+    // Whoever reads learns of errors by reading; an unread body must not end the process.
+    this.on('error', () => {});
+    stream.on('data', (chunk: Buffer) => this.#onData(chunk));
+    stream.once('end', () => this.#onEnd());
+  }
+
+  /** The stream is over: an error unless the whole body had come. */
+  finish(error: unknown): void {
+    if (this.#ended || this.destroyed) return;
+    this.destroy(error instanceof Error ? error : new AppError('unavailable', String(error)));
+  }
+
+  override _read(): void {
+    if (!this.#held) this.#stream.resume();
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    if (!this.#ended) {
+      this.#meter.cut();
+      cancel(this.#stream);
+    }
+    done(error);
+  }
+
+  #onData(chunk: Buffer): void {
+    this.#held = !this.#meter.arrived(chunk.length, () => this.#release());
+    const wantsMore = this.push(chunk);
+    if (!wantsMore || this.#held) this.#stream.pause();
+  }
+
+  #release(): void {
+    this.#held = false;
+    if (this.readableLength < this.readableHighWaterMark) this.#stream.resume();
+  }
+
+  #onEnd(): void {
+    // `end` also comes for a stream that was reset in the midst of its body, and when the session is destroyed.
+    if (this.#stream.rstCode !== NGHTTP2_NO_ERROR || this.#stream.aborted || this.#meter.isLost()) return;
+    this.#ended = true;
+    this.push(null);
+    if (!this.#stream.writableFinished) this.#stream.close(NGHTTP2_NO_ERROR);
+  }
+}
+
+function send(stream: ClientHttp2Stream, body: LinkRequest['body'], cut: (error: unknown) => void): void {
+  if (body === undefined) return;
+  if (typeof body === 'string' || Buffer.isBuffer(body)) {
+    stream.end(body);
+    return;
+  }
+  // Not `pipeline`: it destroys the stream from inside `close` (on `aborted`), after which Node 20 writes empty DATA frames for
+  // ever and the whole process hangs.
+  body.once('error', cut);
+  stream.once('close', () => body.destroy());
+  body.pipe(stream);
+}
+
+/** Resets the stream at once, also when unread data waits in it: `close` alone would wait for a reader. */
+function cancel(stream: ClientHttp2Stream): void {
+  if (stream.destroyed) return;
+  stream.close(NGHTTP2_CANCEL);
+  stream.destroy();
+}
+
+function plainHeaders(headers: IncomingHttpHeaders): Record<string, string> {
+  const out: Record<string, string> = {};
+  for (const [name, value] of Object.entries(headers)) {
+    if (name.startsWith(':') || value === undefined) continue;
+    out[name] = Array.isArray(value) ? value.join(', ') : value;
+  }
+  return out;
+}
