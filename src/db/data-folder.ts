@@ -11,18 +11,18 @@ import type { Log } from '../lib/log.js';
 export const PGLITE_OPTIONS: PGliteOptions = { postgresqlconf: ['shared_buffers = 16MB'], initialMemory: 128 * 1024 * 1024 };
 
 /** An empty database made at build time; where it is missing (from source), `initdb` runs instead, which takes some five seconds. */
-export const TEMPLATE = fileURLToPath(new URL('./pglite-template.tar.gz', import.meta.url));
+const TEMPLATE = fileURLToPath(new URL('./pglite-template.tar.gz', import.meta.url));
 
 /**
  * Makes `folder` a database folder unless it is one. In a process of its own, since making one takes 700 MB that Node would never give
  * back, and under another name first, so that a kill half-way leaves no half a database.
  */
-export async function makeDataFolder(folder: string, log: Log): Promise<void> {
+export async function makeDataFolder(folder: string, log: Log, template: string = TEMPLATE): Promise<void> {
   await removeLeftovers(folder);
   if (await exists(join(folder, 'PG_VERSION'))) return;
   const began = performance.now();
   const made = `${folder}.new-${randomBytes(4).toString('hex')}`;
-  await runInitdb(made, (await exists(TEMPLATE)) ? TEMPLATE : '');
+  await runInitdb(made, (await exists(template)) ? template : '');
   await rename(made, folder);
   log.info({ folder, ms: Math.round(performance.now() - began) }, 'made the embedded database');
 }

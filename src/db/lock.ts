@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { link, open, readFile, readlink, rename, stat, unlink, utimes } from 'node:fs/promises';
+import { mkdir, readdir, readFile, readlink, rename, rm, rmdir, stat, unlink, utimes, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
+import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Log } from '../lib/log.js';
 import { codeOf } from './errors.js';
@@ -16,7 +17,7 @@ export interface LockOptions {
   beatMs?: number;
   /** How long a holder that cannot be looked up (another container, another host) must show no life before it counts as dead. */
   patienceMs?: number;
-  /** Called when the lock file is found to be another's. By default the process ends by an uncaught error: writing on would corrupt. */
+  /** Called when the lock is found to be gone. By default the process ends by an uncaught error: writing on would corrupt. */
   onLost?: (error: Error) => void;
 }
 
@@ -25,7 +26,7 @@ export class FolderLockedError extends Error {
   override readonly name = 'FolderLockedError';
 }
 
-/** What the lock file says about its holder. `space` names the boot and the pid namespace in which `pid` means something. */
+/** What the lock says about its holder. `space` names the boot and the pid namespace in which `pid` means something. */
 interface Holder {
   nonce: string;
   pid: number;
@@ -35,70 +36,80 @@ interface Holder {
 }
 
 /**
- * Takes the lock file at `path`, or throws a `FolderLockedError`. PGlite does not notice a second process on its folder and then loses
- * rows silently, so a lock left by a killed process is taken over only when that process is known to be gone: by pid and start time
- * where its pid can be looked up from here, else by waiting for a sign of life.
+ * Takes the lock at `path`, or throws a `FolderLockedError`. PGlite does not notice a second process on its folder and then loses rows
+ * silently, so a lock left by a killed process is taken over only when that process is known to be gone: by pid and start time where
+ * its pid can be looked up from here, else by waiting for a sign of life.
+ *
+ * The lock is a folder with one file, named after its holder. It is made elsewhere and renamed into place, which the system allows only
+ * where there is no folder or an empty one; and a stale lock is emptied by the name of its holder. So however many find the same lock
+ * stale, none can remove the lock of another who was quicker.
  */
 export async function lockFolder(path: string, log: Log, options: LockOptions = {}): Promise<FolderLock> {
   const { beatMs = 2_000, patienceMs = 12_000, onLost = crash } = options;
   const me = await describeSelf();
-  for (let tries = 0; tries < 10; tries++) {
-    if (await create(path, me)) return hold(path, me, beatMs, onLost);
+  for (let tries = 0; tries < 100; tries++) {
+    if (await moveIn(path, me)) {
+      await sweep(path);
+      return hold(path, me, beatMs, onLost);
+    }
     const found = await read(path);
-    if (found === undefined) continue;
-    if (await isAlive(path, found, me, patienceMs, log)) throw refusal(path, found.holder);
-    await removeStale(path, found.text);
-    log.warn({ lock: path, pid: found.holder?.pid }, 'took over the database lock of a process that is gone');
+    if (!found) continue;
+    if (await isAlive(found, me, patienceMs, log)) throw refusal(path, found.holder);
+    log.warn({ lock: path, pid: found.holder?.pid }, 'the database lock was left by a process that is gone');
+    await ignoring('ENOENT', unlink(found.file));
   }
   throw new FolderLockedError(`the lock ${path} keeps changing hands: several processes are starting on this folder`);
 }
 
-async function create(path: string, me: Holder): Promise<boolean> {
+async function moveIn(path: string, me: Holder): Promise<boolean> {
+  const own = `${path}.${me.nonce}`;
   try {
-    const file = await open(path, 'wx', 0o600);
-    try {
-      await file.writeFile(JSON.stringify(me));
-    } finally {
-      await file.close();
-    }
+    await mkdir(own, { mode: 0o700 });
+    await writeFile(join(own, me.nonce), JSON.stringify(me), { mode: 0o600 });
+    await rename(own, path);
     return true;
   } catch (error) {
-    if (codeOf(error) === 'EEXIST') return false;
+    await rm(own, { recursive: true, force: true });
+    // Somebody is in, or has just come in and swept our folder away.
+    if (['ENOTEMPTY', 'EEXIST', 'ENOENT'].includes(codeOf(error) ?? '')) return false;
     throw error;
   }
 }
 
+/** Removes what starters that were killed have left beside the lock. One that still tries makes its folder anew. */
+async function sweep(path: string): Promise<void> {
+  const left = (await readdir(dirname(path))).filter((name) => name.startsWith(`${basename(path)}.`));
+  await Promise.all(left.map((name) => rm(join(dirname(path), name), { recursive: true, force: true })));
+}
+
 interface Found {
-  text: string;
-  /** Absent when the file is not (yet) readable as a lock. */
+  file: string;
+  /** Absent when the file is not readable as a lock, which only a power cut can bring about. */
   holder: Holder | undefined;
 }
 
 async function read(path: string): Promise<Found | undefined> {
-  try {
-    const text = await readFile(path, 'utf8');
-    return { text, holder: parse(text) };
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined;
-    throw error;
-  }
+  const [name] = (await ignoring('ENOENT', readdir(path))) ?? [];
+  if (name === undefined) return undefined;
+  const file = join(path, name);
+  const text = await ignoring('ENOENT', readFile(file, 'utf8'));
+  return text === undefined ? undefined : { file, holder: parse(text) };
 }
 
 function parse(text: string): Holder | undefined {
   try {
-    const value = JSON.parse(text) as Partial<Holder>;
-    return typeof value.pid === 'number' && typeof value.nonce === 'string' ? (value as Holder) : undefined;
+    const value = JSON.parse(text) as Partial<Holder> | null;
+    return typeof value?.pid === 'number' && typeof value.nonce === 'string' ? (value as Holder) : undefined;
   } catch {
-    // A file cut short by a crash of its writer: the caller then looks for signs of life only.
+    // Signs of life are all that is left to judge by.
     return undefined;
   }
 }
 
-async function isAlive(path: string, found: Found, me: Holder, patienceMs: number, log: Log): Promise<boolean> {
-  const { holder } = found;
+async function isAlive({ file, holder }: Found, me: Holder, patienceMs: number, log: Log): Promise<boolean> {
   if (holder && holder.space === me.space && holder.host === me.host) return isRunning(holder);
-  log.info({ lock: path, patienceMs }, 'the database folder is locked from elsewhere; watching whether its holder still lives');
-  return showsLife(path, found.text, patienceMs);
+  log.info({ lock: file, patienceMs }, 'the database folder is locked from elsewhere; watching whether its holder still lives');
+  return showsLife(file, patienceMs);
 }
 
 async function isRunning(holder: Holder): Promise<boolean> {
@@ -111,57 +122,30 @@ async function isRunning(holder: Holder): Promise<boolean> {
   }
 }
 
-/** Whether the lock file is touched, replaced or removed within `patienceMs`. Looks at its changes only: clocks of hosts differ. */
-async function showsLife(path: string, text: string, patienceMs: number): Promise<boolean> {
-  const before = await stat(path).catch(() => undefined);
+/** Whether the lock is touched within `patienceMs`. Looks at changes only: clocks of hosts differ. */
+async function showsLife(file: string, patienceMs: number): Promise<boolean> {
+  const before = await ignoring('ENOENT', stat(file));
   for (let waited = 0; before && waited < patienceMs; waited += 200) {
     await sleep(200);
-    const [now, found] = [await stat(path).catch(() => undefined), await read(path)];
-    if (!now || !found) return false;
-    if (now.mtimeMs !== before.mtimeMs || found.text !== text) return true;
+    const now = await ignoring('ENOENT', stat(file));
+    if (now?.mtimeMs !== before.mtimeMs) return now !== undefined;
   }
   return false;
 }
 
-/**
- * Removes the lock only if it still is the one judged stale. Two starters may judge the same file: by renaming, one of them gets it;
- * who finds a fresh lock in its hands puts it back.
- */
-async function removeStale(path: string, text: string): Promise<void> {
-  const aside = `${path}.${randomBytes(6).toString('hex')}`;
-  try {
-    await rename(path, aside);
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return;
-    throw error;
-  }
-  if ((await readFile(aside, 'utf8')) !== text) await putBack(aside, path);
-  await unlink(aside);
-}
-
-async function putBack(aside: string, path: string): Promise<void> {
-  try {
-    await link(aside, path);
-  } catch (error) {
-    // A third starter was quicker: the holder whose file this was finds out at its next beat, and ends.
-    if (codeOf(error) !== 'EEXIST') throw error;
-  }
-}
-
 function hold(path: string, me: Holder, beatMs: number, onLost: (error: Error) => void): FolderLock {
+  const file = join(path, me.nonce);
   let released = false;
   const beat = async (): Promise<void> => {
-    if (released) return;
-    const holder = (await read(path).catch(() => undefined))?.holder;
-    if (released) return;
-    if (holder?.nonce !== me.nonce) {
+    try {
+      const now = new Date();
+      await utimes(file, now, now);
+    } catch (error) {
+      if (released) return;
       released = true;
       clearInterval(timer);
-      onLost(new FolderLockedError(`the database lock ${path} was ${holder ? `taken by process ${holder.pid}` : 'removed'} while held`));
-      return;
+      onLost(new FolderLockedError(`the database lock ${path} is no longer ours`, { cause: error }));
     }
-    const now = new Date();
-    await utimes(path, now, now).catch(() => undefined);
   };
   const timer = setInterval(() => void beat(), beatMs);
   timer.unref();
@@ -170,7 +154,9 @@ function hold(path: string, me: Holder, beatMs: number, onLost: (error: Error) =
       if (released) return;
       released = true;
       clearInterval(timer);
-      if ((await read(path))?.holder?.nonce === me.nonce) await unlink(path);
+      await ignoring('ENOENT', unlink(file));
+      // Not empty: the next holder has moved in already.
+      await ignoring('ENOENT', ignoring('ENOTEMPTY', rmdir(path)));
     },
   };
 }
@@ -209,4 +195,13 @@ async function startTimeOf(pid: number): Promise<string | undefined> {
   // The second field is the program's name in parentheses and may hold spaces: count from the last parenthesis.
   const fields = line?.slice(line.lastIndexOf(')') + 2).split(' ');
   return fields && fields[0] !== 'Z' && fields[0] !== 'X' ? fields[19] : undefined;
+}
+
+async function ignoring<T>(code: string, work: Promise<T>): Promise<T | undefined> {
+  try {
+    return await work;
+  } catch (error) {
+    if (codeOf(error) === code) return undefined;
+    throw error;
+  }
 }

@@ -87,7 +87,7 @@ async function openPostgres(databaseUrl: string, { log, waitMs = 30_000 }: OpenO
     await waitForServer(db, databaseUrl, waitMs, log);
     await refuseOldServer(db);
     bus = new PostgresBus({
-      connect: (events) => openLine(sessionOf(databaseUrl), events),
+      connect: (events) => openLine(sessionOf(databaseUrl, 'berth bus'), events),
       sendAside: (texts) => notify(pool, texts),
       log,
     });
@@ -99,12 +99,12 @@ async function openPostgres(databaseUrl: string, { log, waitMs = 30_000 }: OpenO
   }
 }
 
-function sessionOf(databaseUrl: string): pg.ClientConfig {
+function sessionOf(databaseUrl: string, name = 'berth'): pg.ClientConfig {
   return {
     connectionString: databaseUrl,
     connectionTimeoutMillis: 5_000,
     idle_in_transaction_session_timeout: 60_000,
-    application_name: 'berth',
+    application_name: name,
     keepAlive: true,
   };
 }

@@ -81,7 +81,7 @@ async function startCluster(dir: string): Promise<string> {
   await asPostgres('initdb', ['-D', data, '-U', 'postgres', '--auth=trust', '--encoding=UTF8', '--locale=C', '--no-sync']);
   const settings = [...SETTINGS, `unix_socket_directories=${dir}`].flatMap((setting) => ['-c', `'${setting}'`]).join(' ');
   await asPostgres('pg_ctl', ['start', '-D', data, '-w', '-l', join(dir, 'log'), '-o', settings]);
-  return `postgres://postgres@/postgres?host=${encodeURIComponent(dir)}`;
+  return `postgres://postgres@localhost/postgres?host=${encodeURIComponent(dir)}`;
 }
 
 /** Postgres refuses to run as root: then it runs as the user `postgres` that its package made. */

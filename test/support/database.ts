@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { PGlite } from '@electric-sql/pglite';
 import pg from 'pg';
 import { afterAll, inject } from 'vitest';
-import { PGLITE_OPTIONS, writeTemplate } from '../../src/db/data-folder.js';
+import { makeDataFolder, PGLITE_OPTIONS, writeTemplate } from '../../src/db/data-folder.js';
 import { migrate } from '../../src/db/migrate.js';
 import { type Database, fromPGlite, openDatabase } from '../../src/db/open.js';
 import { createLog } from '../../src/lib/log.js';
@@ -98,6 +98,12 @@ async function liteFrom(tar: Blob): Promise<TestDatabase> {
   return { ...fromPGlite(lite, log), url: undefined };
 }
 
+/** Makes `folder` an empty database folder, in one second where `initdb` takes five. */
+export async function makeTestFolder(folder: string): Promise<void> {
+  await initialTemplate();
+  await makeDataFolder(folder, log, await cachedName('initdb', '.tar.gz', []));
+}
+
 function initialTemplate(): Promise<Blob> {
   return (initial ??= cached('initdb', '.tar.gz', [], writeTemplate));
 }
@@ -120,7 +126,7 @@ async function makeMigratedTemplate(): Promise<Blob> {
 
 /** The file made by `make`, kept under the digest of PGlite's version and of the sources it depends on. */
 async function cached(name: string, ending: string, sources: string[], make: (file: string) => Promise<void>): Promise<Blob> {
-  const file = join(CACHE, `${name}-${await digest(sources)}${ending}`);
+  const file = await cachedName(name, ending, sources);
   const found = await readFile(file).catch(() => undefined);
   if (found) return new Blob([found]);
   await mkdir(CACHE, { recursive: true });
@@ -130,6 +136,10 @@ async function cached(name: string, ending: string, sources: string[], make: (fi
   const old = (await readdir(CACHE)).filter((other) => other.startsWith(`${name}-`) && join(CACHE, other) !== file && other.endsWith(ending));
   await Promise.all(old.map((other) => rm(join(CACHE, other), { force: true })));
   return new Blob([await readFile(file)]);
+}
+
+async function cachedName(name: string, ending: string, sources: string[]): Promise<string> {
+  return join(CACHE, `${name}-${await digest(sources)}${ending}`);
 }
 
 async function digest(sources: string[]): Promise<string> {
