@@ -85,7 +85,7 @@ export class FakeUpstream {
     response.writeHead(script.status ?? 200, { 'content-type': 'text/event-stream', ...script.headers });
     await this.#write(script, response);
     if (response.destroyed) return;
-    if (script.then === 'cut') request.socket.destroy();
+    if (script.then === 'cut') setImmediate(() => request.socket.destroy()); // once what was written is in the kernel
     else if (script.then === 'stall') response.flushHeaders();
     else response.end();
   }
