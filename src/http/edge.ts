@@ -42,7 +42,7 @@ export interface EdgeOptions {
 }
 
 /** What node-server hands over with a request; nothing in tests that call `fetch` themselves. */
-export interface Connection {
+interface Connection {
   incoming?: IncomingMessage;
   outgoing?: ServerResponse;
 }
@@ -71,11 +71,12 @@ export class Edge {
     refuseUnguarded(this.#app);
     Object.assign(this.#app, { getPath: (_: Request, { env }: { env: Env['Bindings'] }) => env.berth.path });
     this.#app.onError((thrown, c) => this.#failed(c.env.berth, thrown));
-    this.#app.notFound((c) => this.#failed(c.env.berth, this.#unrouted(c.env.berth.path, c.req.method, pathOf(c.req.raw, c.env))));
+    this.#app.notFound((c) => this.#failed(c.env.berth, this.#unrouted(c.req.method, pathOf(c.req.raw, c.env))));
   }
 
   /** Answers a request; given to node-server. Never rejects. */
-  readonly fetch = async (request: Request, connection: Connection = {}): Promise<Response> => {
+  readonly fetch = async (request: Request, given: object = {}): Promise<Response> => {
+    const connection: Connection = given;
     const { incoming, outgoing } = connection;
     const ip = this.#address.of(incoming?.socket.remoteAddress ?? '127.0.0.1', headerIn(request, incoming, 'x-forwarded-for'));
     const state = new RequestState(this.#services, requestIdFor(headerIn(request, incoming, 'x-request-id')), ip, outgoing);
@@ -84,8 +85,9 @@ export class Edge {
     let response: Response;
     try {
       this.#setHeaders(state, headerIn(request, incoming, 'origin'));
-      state.path = this.#route(request.method, pathOf(request, connection));
-      response = request.method === 'OPTIONS' ? this.#options(request, state) : await this.#app.fetch(request, env);
+      const path = pathOf(request, connection);
+      state.path = this.#route(request.method, path);
+      response = request.method === 'OPTIONS' ? this.#options(request, state, path) : await this.#app.fetch(request, env);
     } catch (thrown) {
       response = this.#failed(state, thrown);
     }
@@ -115,10 +117,11 @@ export class Edge {
     return methods.flatMap((method) => (method === 'GET' ? ['GET', 'HEAD'] : [method]));
   }
 
-  #unrouted(_: string, method: string, path: string): AppError & { allow?: string } {
+  #unrouted(method: string, path: string): AppError & { allow?: string } {
     const allow = this.#allowed(path);
     if (allow.length === 0) return new AppError('no_route', 'no such route');
-    return Object.assign(new AppError('method_not_allowed', `${METHODS.some((known) => known === method) ? method : 'this method'} is not allowed here`), { allow: allow.join(', ') });
+    const said = METHODS.some((known) => known === method) ? method : 'this method';
+    return Object.assign(new AppError('method_not_allowed', `${said} is not allowed here`), { allow: allow.join(', ') });
   }
 
   #failed(state: RequestState, thrown: unknown): Response {
@@ -141,8 +144,8 @@ export class Edge {
   }
 
   /** OPTIONS on a known path names its methods; with CORS on it answers the browser's question as well. */
-  #options(request: Request, state: RequestState): Response {
-    const allow = this.#allowed(pathOf(request, {}));
+  #options(request: Request, state: RequestState, path: string): Response {
+    const allow = this.#allowed(path);
     if (allow.length === 0) throw new AppError('no_route', 'no such route');
     const headers: Record<string, string> = { Allow: [...allow, 'OPTIONS'].join(', ') };
     if (this.#corsOrigins.size > 0 && request.headers.get('access-control-request-method') !== null) {

@@ -19,6 +19,7 @@ export const CALLERS: Record<string, Caller> = {
   'ada-key': { kind: 'user', keyId: 'key_ada', ...ADA },
   'bob-key': { kind: 'user', keyId: 'key_bob', ...BOB },
   'ada-helper-key': { kind: 'agent', keyId: 'key_ada_helper', ...ADA, agentId: 'agt_helper', agentName: 'helper' },
+  'bob-agent-key': { kind: 'agent', keyId: 'key_bob_agent', ...BOB, agentId: 'agt_bobs', agentName: 'bobs' },
   'ada-other-key': { kind: 'agent', keyId: 'key_ada_other', ...ADA, agentId: 'agt_other', agentName: 'other' },
 };
 
