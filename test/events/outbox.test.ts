@@ -1,0 +1,73 @@
+import { type Kysely, type Transaction, sql } from 'kysely';
+import { describe, expect, test } from 'vitest';
+import type { Schema } from '../../src/db/schema.js';
+import { appendEvent, type NewEvent, readEvents } from '../../src/events/outbox.js';
+import { isId, newId } from '../../src/lib/ids.js';
+import { databaseKinds, testDatabase } from '../support/database.js';
+
+function event(n: number): NewEvent {
+  return { type: 'agent.created', actor: 'user:key_1', requestId: `req_${n}`, payload: { n, nested: { list: [1, 'two'] } } };
+}
+
+async function newUser(db: Kysely<Schema>): Promise<string> {
+  const id = newId('usr');
+  await db.insertInto('users').values({ id, name: id, tier: 'free', data_key: Buffer.alloc(1) }).execute();
+  return id;
+}
+
+const append = (db: Kysely<Schema>, userId: string, n = 0) => db.transaction().execute((trx) => appendEvent(trx, userId, event(n)));
+
+describe.each(databaseKinds)('the outbox on %s', (kind) => {
+  test('keeps what happened, numbered per user', async () => {
+    const { db } = await testDatabase(kind);
+    const [a, b] = [await newUser(db), await newUser(db)];
+    expect([await append(db, a, 1), await append(db, b, 2), await append(db, a, 3)]).toEqual([1, 1, 2]);
+    const [first, second] = await readEvents(db, a, 0, 10);
+    expect(first).toEqual({ seq: 1, id: expect.any(String), at: expect.any(Date), ...event(1) });
+    expect(second).toMatchObject({ seq: 2, ...event(3) });
+    expect(isId('evt', first!.id)).toBe(true);
+    expect(first!.at.getTime()).toBeLessThanOrEqual(second!.at.getTime());
+  });
+
+  test('is read from any number on, a page at a time', async () => {
+    const { db } = await testDatabase(kind);
+    const user = await newUser(db);
+    for (let n = 1; n <= 5; n++) await append(db, user, n);
+    const page = async (after: number, limit: number) => (await readEvents(db, user, after, limit)).map(({ seq }) => seq);
+    expect([await page(0, 2), await page(2, 2), await page(4, 2), await page(5, 2)]).toEqual([[1, 2], [3, 4], [5], []]);
+    expect(await readEvents(db, await newUser(db), 0, 10)).toEqual([]);
+  });
+
+  test('forgets what was rolled back, number and all', async () => {
+    const { db } = await testDatabase(kind);
+    const user = await newUser(db);
+    const failing = db.transaction().execute(async (trx) => {
+      await appendEvent(trx, user, event(1));
+      throw new Error('changed my mind');
+    });
+    await expect(failing).rejects.toThrow('changed my mind');
+    expect(await append(db, user, 2)).toBe(1);
+  });
+
+  test('has neither gaps nor late numbers under 50 transactions at once, a third of which fail', async () => {
+    const { db } = await testDatabase(kind);
+    const user = await newUser(db);
+    const work = async (trx: Transaction<Schema>, n: number) => {
+      await sql`select pg_sleep(${(n % 5) / 1000})`.execute(trx);
+      const seq = await appendEvent(trx, user, event(n));
+      if (n % 3 === 0) throw new Error('rolled back');
+      return seq;
+    };
+    let done = false;
+    const pages: number[][] = [];
+    const all = Promise.allSettled(Array.from({ length: 50 }, (_, n) => db.transaction().execute((trx) => work(trx, n))));
+    void all.then(() => (done = true));
+    // A reader that goes on from the last number it saw must meet every number, in order.
+    for (let after = 0; !done; after = pages.flat().at(-1) ?? 0) pages.push((await readEvents(db, user, after, 100)).map(({ seq }) => seq));
+    const won = (await all).flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+    pages.push((await readEvents(db, user, pages.flat().at(-1) ?? 0, 100)).map(({ seq }) => seq));
+    const expected = Array.from({ length: 33 }, (_, i) => i + 1);
+    expect(won.sort((x, y) => x - y)).toEqual(expected);
+    expect(pages.flat()).toEqual(expected);
+  });
+});
