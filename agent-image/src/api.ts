@@ -36,6 +36,8 @@ interface Route {
 }
 
 const MOST_BODIES_BYTES = 24 * 1024 * 1024;
+/** What the LLM gateway says of the request itself is the caller's business; all else is a failure behind us. */
+const PASSED_STATUSES = new Set([400, 402, 413, 429]);
 const TURN_ID = /^[\w.:-]{1,128}$/;
 
 /** The gateway's HTTP interface, the same over the link (HTTP/2) and on a port (HTTP/1.1). */
@@ -177,8 +179,7 @@ export class Api {
       return { status: error.status, body: { error: { message: error.message, type: error.type } }, headers: error.headers };
     }
     if (error instanceof ModelError) {
-      const passed = error.status === 400 || error.status === 429;
-      return { status: passed ? (error.status as number) : 502, body: modelErrorBody(error), headers: {} };
+      return { status: PASSED_STATUSES.has(error.status ?? 0) ? (error.status as number) : 502, body: modelErrorBody(error), headers: {} };
     }
     if (error instanceof TurnStopped) {
       return { status: 503, body: { error: { message: error.message, type: 'unavailable', code: error.why } }, headers: {} };

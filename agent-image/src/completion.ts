@@ -3,6 +3,8 @@ import type { EventStream } from './sse.js';
 import type { ToolCall, TurnEnd, TurnOutput } from './turn.js';
 
 const MOST_PREVIEW_CHARS = 500;
+/** Berth gives up on an event of more than 1 MB. */
+const MOST_EVENT_CHARS = 100_000;
 
 /** A turn's output as `chat.completion.chunk` events, and as `tool_call` and `tool_result` events where Berth asked for them. */
 export class StreamedCompletion implements TurnOutput {
@@ -26,12 +28,13 @@ export class StreamedCompletion implements TurnOutput {
   }
 
   text(delta: string): Promise<void> | undefined {
+    if (delta.length > MOST_EVENT_CHARS) return this.#inPieces(delta);
     return this.#choice(`{"content":${JSON.stringify(delta)}}`, null);
   }
 
   toolCall({ id, name, arguments: args }: ToolCall): Promise<void> | undefined {
     if (!this.#withTools) return undefined;
-    return this.#events.send(JSON.stringify({ id, name, arguments: args }), 'tool_call');
+    return this.#events.send(JSON.stringify({ id, name, arguments: args.slice(0, MOST_EVENT_CHARS) }), 'tool_call');
   }
 
   toolResult(result: Parameters<TurnOutput['toolResult']>[0]): Promise<void> | undefined {
@@ -50,6 +53,12 @@ export class StreamedCompletion implements TurnOutput {
   fail(error: ErrorBody): void {
     void this.#events.send(JSON.stringify(error));
     this.#events.end();
+  }
+
+  async #inPieces(text: string): Promise<void> {
+    // By code points, so that no character is torn in two.
+    const points = Array.from(text);
+    for (let i = 0; i < points.length; i += MOST_EVENT_CHARS / 2) await this.text(points.slice(i, i + MOST_EVENT_CHARS / 2).join(''));
   }
 
   #choice(delta: string, finish: string | null): Promise<void> | undefined {

@@ -28,9 +28,11 @@ export interface Usage {
   total_tokens: number;
 }
 
-/** Below the number of connections that Berth takes from one instance, so that dials and tunnels always find room. */
-const MAX_CONNECTIONS = 48;
+/** Below the number of calls that Berth answers one instance at a time; those beyond it wait their turn here instead of being refused. */
+const MAX_CONNECTIONS = 26;
 const FIND_SOCKET_MS = 10_000;
+const MAX_RETRIES = 3;
+const LONGEST_WAIT_S = 2;
 const SILENCE_MS = 300_000;
 const MAX_ERROR_BYTES = 64 * 1024;
 
@@ -80,9 +82,9 @@ export class ModelClient {
   /** The response to the call, status 200. A call that reached no Berth process is tried on the others for a while. */
   async #open(call: ModelCall): Promise<IncomingMessage> {
     const giveUpAt = Date.now() + FIND_SOCKET_MS;
-    for (;;) {
+    for (let attempt = 1; ; attempt++) {
       for (const socket of this.#sockets(call.socket)) {
-        const response = await this.#try(socket, call);
+        const response = await this.#try(socket, call, attempt);
         if (response) return response;
       }
       if (Date.now() >= giveUpAt) throw new ModelError('The LLM gateway cannot be reached.', { code: 'unreachable' });
@@ -92,7 +94,7 @@ export class ModelClient {
   }
 
   /** undefined where nobody took the call, so that it may be made again elsewhere. */
-  async #try(socket: string, call: ModelCall): Promise<IncomingMessage | undefined> {
+  async #try(socket: string, call: ModelCall, attempt: number): Promise<IncomingMessage | undefined> {
     const token = this.#credentials.token;
     const response = await this.#post(socket, call, token);
     if (response?.statusCode === 200) return response;
@@ -100,7 +102,12 @@ export class ModelClient {
     const error = await readError(response);
     const tokenChanged = response.statusCode === 401 && (this.#credentials.refresh() || this.#credentials.token !== token);
     if (tokenChanged) return undefined;
-    throw error;
+    const waitS = Number(response.headers['retry-after'] ?? Number.NaN);
+    // Too many calls at this moment; where the wait is to be longer, the one who asked shall decide.
+    if (response.statusCode !== 429 || attempt > MAX_RETRIES || !(waitS <= LONGEST_WAIT_S)) throw error;
+    await sleep(waitS * 1000 * (0.5 + Math.random()), undefined, { signal: call.signal }).catch(() => undefined);
+    call.signal.throwIfAborted();
+    return undefined;
   }
 
   #post(socket: string, call: ModelCall, token: string): Promise<IncomingMessage | undefined> {

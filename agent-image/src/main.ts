@@ -2,14 +2,19 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Api } from './api.js';
 import { Conversations } from './conversation.js';
 import { Credentials } from './credentials.js';
+import { Egress } from './egress.js';
 import { TurnStopped } from './errors.js';
 import { Links } from './link.js';
 import { ModelClient } from './llm.js';
 import { Log, errorCode } from './log.js';
 import { DataFolders, Roster } from './roster.js';
 import { RunningTurns } from './running.js';
+import { ForwardProxy } from './proxy.js';
 import { LinkServer, listen } from './server.js';
 import { readSettings, tokenPath, type Settings } from './settings.js';
+import { fetchTool } from './tools/fetch.js';
+import { editFileTool, listFilesTool, readFileTool, writeFileTool } from './tools/files.js';
+import { shellTool } from './tools/shell.js';
 import { Turns } from './turn.js';
 
 /** Turns in flight get this long to end after SIGTERM; the engine's own grace is 10 s. */
@@ -31,11 +36,22 @@ async function main(settings: Settings): Promise<void> {
   const running = new RunningTurns();
   const roster = new Roster({ folders, conversations, running, log });
   const model = new ModelClient((preferred) => links.sockets(preferred), credentials);
-  const turns = new Turns({ model, conversations, tools: [] });
+  const egress = new Egress(() => links.sockets(), credentials);
+  const proxy = new ForwardProxy(egress, log);
+  const tools = [
+    readFileTool,
+    writeFileTool,
+    editFileTool,
+    listFilesTool,
+    ...(settings.shell ? [shellTool({ proxyPort: () => proxy.port })] : []),
+    ...(settings.fetch ? [fetchTool(egress)] : []),
+  ];
+  const turns = new Turns({ model, conversations, tools });
   const api = new Api({ roster, turns, running, log });
   const linkServer = new LinkServer(api, log);
   const links = new Links({ dir: settings.linkDir, credentials, accept: linkServer.accept, log });
   links.start();
+  if (settings.proxyPort !== undefined) proxy.listen(settings.proxyPort);
   const port = settings.listen && (await listen(settings.listen, api, credentials));
   log.info('started', { instance: settings.instanceId, pid: process.pid, node: process.version });
   void roster.emptyTrash();

@@ -1,6 +1,8 @@
 import type { ServerResponse } from 'node:http';
 import type { Http2ServerResponse } from 'node:http2';
 
+const KEEP_ALIVE_MS = 30_000;
+
 export type Response = ServerResponse | Http2ServerResponse;
 
 /**
@@ -11,15 +13,21 @@ export class EventStream {
   readonly #response: Response;
   #room: Promise<void> | undefined;
   #closed = false;
+  #keepAlive: NodeJS.Timeout | undefined;
 
   constructor(response: Response) {
     this.#response = response;
-    response.once('close', () => (this.#closed = true));
+    response.once('close', () => {
+      this.#closed = true;
+      clearInterval(this.#keepAlive);
+    });
   }
 
   /** Writes the head at once, so that the client knows its request was taken before the model says anything. */
   open(): void {
     this.#response.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache' });
+    // A long command or a turn that waits for the one before it says nothing; a comment shows that it is alive.
+    this.#keepAlive = setInterval(() => this.#room ?? this.#write(': working\n\n'), KEEP_ALIVE_MS);
   }
 
   /** One `data:` event, or a named one. `data` is a single line of JSON. */
@@ -28,6 +36,7 @@ export class EventStream {
   }
 
   end(): void {
+    clearInterval(this.#keepAlive);
     if (!this.#closed) this.#response.end('data: [DONE]\n\n');
   }
 

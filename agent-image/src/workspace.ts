@@ -1,4 +1,4 @@
-import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, fstatSync, mkdirSync, openSync, readSync } from 'node:fs';
 import { mkdir, readFile, rename, rm, unlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errorCode, type Log } from './log.js';
@@ -41,8 +41,9 @@ export class Workspace {
     for (const [path, text] of files) await this.#write(path, text);
   }
 
-  /** Puts back what the agent changed of Berth's files. */
+  /** Puts back what the agent changed of Berth's files, and the folder itself. */
   async restore(): Promise<void> {
+    mkdirSync(this.dir, { recursive: true });
     for (const [path, text] of this.#owned) if (readText(join(this.dir, path), text.length * 4 + 4)?.text !== text) await this.#write(path, text);
   }
 
