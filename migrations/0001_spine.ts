@@ -88,6 +88,7 @@ const STATEMENTS = [
     isolation text not null check (isolation in ('shared', 'dedicated')),
     isolation_reason text,
     network jsonb not null default '{"mode":"closed"}',
+    config_version integer not null,
     version integer not null default 1,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -133,7 +134,9 @@ const STATEMENTS = [
     id text primary key,
     user_id text not null references users (id),
     agent_id text not null references agents (id) on delete cascade,
-    created_at timestamptz not null default now()
+    external_user text,
+    created_at timestamptz not null default now(),
+    unique (agent_id, external_user)
   )`,
   `create index conversations_by_agent on conversations (user_id, agent_id, id)`,
   // The journal: one row a turn, opened before the gateway is asked, settled when it ended.
@@ -200,11 +203,12 @@ const STATEMENTS = [
     primary key (user_id, seq)
   )`,
   `create table idempotency_keys (
-    key_digest text not null,
     caller text not null,
     route text not null,
+    key_digest text not null,
     body_digest text not null,
-    state text not null,
+    attempt text not null,
+    state text not null check (state in ('running', 'done')),
     lease_until timestamptz,
     status integer,
     answer bytea,

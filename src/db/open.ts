@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PGlite } from '@electric-sql/pglite';
 import { createPgConfig } from '@electric-sql/pglite/node-postgres';
@@ -48,11 +48,20 @@ async function openFolder({ dataDir, log, lock: lockOptions }: OpenOptions): Pro
   try {
     const folder = join(dataDir, 'pg');
     await makeDataFolder(folder, log);
-    const lite = await PGlite.create(folder, PGLITE_OPTIONS);
+    const lite = await openLite(folder);
     return fromPGlite(lite, log, () => lock.release());
   } catch (error) {
     await lock.release();
     throw error;
+  }
+}
+
+async function openLite(folder: string): Promise<PGlite> {
+  try {
+    return await PGlite.create(folder, PGLITE_OPTIONS);
+  } catch (error) {
+    const version = await readFile(join(folder, 'PG_VERSION'), 'utf8').catch(() => 'no version');
+    throw new Error(`the embedded database in ${folder} (made by Postgres ${version.trim()}) cannot be opened: ${messageOf(error)}`, { cause: error });
   }
 }
 
@@ -64,9 +73,12 @@ export function fromPGlite(lite: PGlite, log: Log, closed: () => Promise<void> =
   const pool = watched(new pg.Pool(config as unknown as pg.PoolConfig), log);
   const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool }) });
   const close = once(async () => {
-    await db.destroy();
-    await lite.close();
-    await closed();
+    try {
+      await db.destroy();
+      await lite.close();
+    } finally {
+      await closed();
+    }
   });
   return { kind: 'pglite', db, bus: new LocalBus(log), close };
 }
@@ -76,6 +88,7 @@ export function fromPGlite(lite: PGlite, log: Log, closed: () => Promise<void> =
 const OLDEST_SERVER = 150_000;
 
 async function openPostgres(databaseUrl: string, { log, waitMs = 30_000 }: OpenOptions): Promise<Database> {
+  const where = addressOf(databaseUrl);
   const pool = watched(new pg.Pool({ ...sessionOf(databaseUrl), max: 10, statement_timeout: 15_000 }), log);
   const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool }) });
   let bus: PostgresBus | undefined;
@@ -84,7 +97,7 @@ async function openPostgres(databaseUrl: string, { log, waitMs = 30_000 }: OpenO
     await db.destroy();
   });
   try {
-    await waitForServer(db, databaseUrl, waitMs, log);
+    await waitForServer(db, where, waitMs, log);
     await refuseOldServer(db);
     bus = new PostgresBus({
       connect: (events) => openLine(sessionOf(databaseUrl, 'berth bus'), events),
@@ -109,14 +122,13 @@ function sessionOf(databaseUrl: string, name = 'berth'): pg.ClientConfig {
   };
 }
 
-async function waitForServer(db: Kysely<Schema>, databaseUrl: string, waitMs: number, log: Log): Promise<void> {
+async function waitForServer(db: Kysely<Schema>, where: string, waitMs: number, log: Log): Promise<void> {
   const until = performance.now() + waitMs;
   for (let said = false; ; ) {
     try {
       await sql`select 1`.execute(db);
       return;
     } catch (error) {
-      const where = addressOf(databaseUrl);
       const lasting = !isConnectionLoss(error);
       if (lasting || performance.now() >= until) {
         throw new Error(`Postgres at ${where} ${lasting ? 'refused the connection' : 'cannot be reached'}: ${reasonOf(error)}`, { cause: error });
@@ -128,10 +140,15 @@ async function waitForServer(db: Kysely<Schema>, databaseUrl: string, waitMs: nu
   }
 }
 
-/** Host, port and database of the URL: never the password. */
+/** Host, port and database of the URL: never the password, not even of one that cannot be read. */
 function addressOf(databaseUrl: string): string {
-  const client = new pg.Client({ connectionString: databaseUrl });
-  return `${client.host}:${client.port}/${client.database ?? ''}`;
+  try {
+    if (!/^postgres(ql)?:\/\//.test(databaseUrl)) throw new Error('another scheme');
+    const client = new pg.Client({ connectionString: databaseUrl });
+    return `${client.host}:${client.port}/${client.database ?? ''}`;
+  } catch {
+    throw new Error('DATABASE_URL is not of the form postgres://user:password@host:port/database');
+  }
 }
 
 function reasonOf(error: unknown): string {

@@ -61,3 +61,11 @@ export async function readEvents(db: Kysely<Schema>, userId: string, afterSeq: n
     .execute();
   return rows.map(({ request_id, ...row }) => ({ ...row, seq: Number(row.seq), requestId: request_id }));
 }
+
+/** The events of a user, as part of its deletion. */
+export class Outbox {
+  async erase(trx: Transaction<Schema>, userId: string): Promise<void> {
+    await trx.deleteFrom('events').where('user_id', '=', userId).execute();
+    await trx.deleteFrom('event_counters').where('user_id', '=', userId).execute();
+  }
+}

@@ -23,6 +23,7 @@ interface Message {
 }
 
 const BATCH = 500;
+const LONGEST = 2_000;
 const MOST_WAITING = 100_000;
 const RECONNECT = { firstMs: 50, maxMs: 5_000 };
 
@@ -171,7 +172,10 @@ export class PostgresBus implements Bus {
     if (this.#waiting.size >= MOST_WAITING) {
       return this.#options.log.error({ topic: message.topic, id: message.id }, 'too many changes wait to be told to other processes');
     }
-    this.#waiting.add(JSON.stringify(message));
+    const text = JSON.stringify(message);
+    // Postgres refuses longer ones, and with it the whole batch, again and again.
+    if (text.length > LONGEST) return this.#options.log.error({ topic: message.topic }, 'an id is too long to be told to other processes');
+    this.#waiting.add(text);
     // Later in this turn of the event loop, so that what one request changes goes out together.
     if (!this.#sending) setImmediate(() => void this.#flush());
   }

@@ -9,6 +9,7 @@ export class Conduct {
   readonly wrongTokens: Bucket;
   readonly refusals: Bucket;
   readonly framing: Bucket;
+  readonly tiny: Bucket;
   readonly #limits: LinkLimits;
   #offences = 0;
   #lastOffenceMs = 0;
@@ -22,6 +23,7 @@ export class Conduct {
     this.wrongTokens = new Bucket(limits.wrongTokensPerMinute, limits.wrongTokensPerMinute / 60);
     this.refusals = new Bucket(limits.refusalBurst, limits.refusalsPerS);
     this.framing = new Bucket(limits.framingBurstBytes, limits.framingBytesPerS);
+    this.tiny = new Bucket(limits.tinyBurst, limits.tinyPerS);
   }
 
   /** What is left of the penalty; 0 when there is none. */

@@ -4,7 +4,7 @@ import { AppError, messageOf } from '../lib/errors.js';
 import { Bucket } from './bucket.js';
 import { exchange } from './exchange.js';
 import type { LinkLimits } from './limits.js';
-import { type Cost, CostMeter, FRAMING_FACTOR } from './meter.js';
+import { type Cost, CostMeter, FRAMING_FACTOR, TINY_BYTES } from './meter.js';
 import type { Link, LinkIdentity, LinkRequest, LinkResponse } from './link.js';
 
 export interface ConnectionEvents {
@@ -12,6 +12,8 @@ export interface ConnectionEvents {
   onUp(): void;
   /** No request can be made any more. Comes once, and only after `onUp`. */
   onDown(reason: string): void;
+  /** A tiny piece of payload came: counted at once, since ten thousand of them fit into one read of the socket. */
+  onTiny(): void;
   /** The connection is over, whether it was ever up or not. */
   onClosed(): void;
 }
@@ -82,6 +84,7 @@ export class LinkConnection implements Link {
     const stream = this.#openStream(request);
     this.#allowance += REQUEST_OVERHEAD_BYTES;
     return exchange(stream, request, {
+      maxHeaderBytes: this.#limits.maxHeaderBytes,
       arrived: (bytes, release) => this.#arrived(bytes, release),
       cut: () => (this.#allowance += this.#limits.windowBytes),
       isLost: () => this.#session.destroyed,
@@ -142,6 +145,7 @@ export class LinkConnection implements Link {
 
   #arrived(bytes: number, release: () => void): boolean {
     this.#delivered += bytes;
+    if (bytes < TINY_BYTES) this.#events.onTiny();
     if (this.#chunks.take()) return true;
     this.#held.push(release);
     return false;

@@ -5,6 +5,7 @@ import type { LinkRequest, LinkResponse } from './link.js';
 
 /** What a link learns from its exchanges: payload that arrived, and whether its pieces come too fast. */
 export interface ExchangeMeter {
+  readonly maxHeaderBytes: number;
   /** Counts a piece of payload; false asks the exchange to hold its stream back until `release` is called. */
   arrived(bytes: number, release: () => void): boolean;
   /** Berth cut the stream itself: what is still on its way is not the peer's fault. */
@@ -38,6 +39,10 @@ export function exchange(stream: ClientHttp2Stream, request: LinkRequest, meter:
     request.signal?.addEventListener('abort', onAbort, { once: true });
     stream.once('response', (headers) => {
       clearTimeout(timer);
+      if (headerBytes(headers) > meter.maxHeaderBytes) {
+        cut(new AppError('unavailable', 'the instance answered with headers that are too large'));
+        return;
+      }
       body = new ResponseBody(stream, meter);
       resolve({ status: Number(headers[':status']), headers: plainHeaders(headers), body });
     });
@@ -122,6 +127,10 @@ function cancel(stream: ClientHttp2Stream): void {
   if (stream.destroyed) return;
   stream.close(NGHTTP2_CANCEL);
   stream.destroy();
+}
+
+function headerBytes(headers: IncomingHttpHeaders): number {
+  return Object.entries(headers).reduce((sum, [name, value]) => sum + name.length + String(value).length, 0);
 }
 
 function plainHeaders(headers: IncomingHttpHeaders): Record<string, string> {

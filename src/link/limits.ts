@@ -27,6 +27,9 @@ export interface LinkLimits {
   /** Pieces of payload of one instance: how many at once, and how many a second; above it the streams are held back. */
   chunkBurst: number;
   chunksPerS: number;
+  /** Pieces of payload under 64 bytes: how many at once, and how many a second, before the instance is cut. */
+  tinyBurst: number;
+  tinyPerS: number;
   connectionBurst: number;
   connectionsPerS: number;
   plainBurst: number;
@@ -60,6 +63,8 @@ export const DEFAULT_LIMITS: LinkLimits = {
   framingBytesPerS: 32 * 1024,
   chunkBurst: 20_000,
   chunksPerS: 20_000,
+  tinyBurst: 4_000,
+  tinyPerS: 1_000,
   connectionBurst: 512,
   connectionsPerS: 64,
   plainBurst: 512,

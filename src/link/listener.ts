@@ -142,7 +142,7 @@ export class InstanceListener {
   }
 
   #onConnection(socket: Socket): void {
-    this.#sockets.set(socket, new SocketMeter(socket));
+    this.#sockets.set(socket, new SocketMeter(socket, () => this.#onTiny()));
     socket.once('close', () => this.#forget(socket));
     socket.on('error', () => socket.destroy());
     if (!this.#conduct.connections.take()) this.#punish('opened connections without end');
@@ -203,6 +203,7 @@ export class InstanceListener {
     const link: LinkConnection = new LinkConnection(this.identity, socket, head, this.#limits, {
       onUp: () => this.#onUp(link),
       onDown: (reason) => this.#options.onDown(link, reason),
+      onTiny: () => this.#onTiny(),
       onClosed: () => this.#onLinkClosed(link),
     });
     this.#sockets.delete(socket);
@@ -267,6 +268,9 @@ export class InstanceListener {
 
   #punish(reason: string): number {
     if (this.#closed) return 0;
+    const leftMs = this.#conduct.blockedMs();
+    // What was read before the cut may go on complaining of itself; one offence is punished once.
+    if (leftMs > 0 && !this.#hasConnections()) return leftMs;
     const lengthMs = this.#conduct.punish();
     this.#options.log.warn({ ...this.identity, reason, penaltyMs: lengthMs }, 'instance cut off for abuse');
     this.#cutAll(`cut off for abuse: ${reason}`);
@@ -274,9 +278,17 @@ export class InstanceListener {
     return lengthMs;
   }
 
+  #onTiny(): void {
+    if (!this.#conduct.tiny.take()) this.#punish('sent a flood of tiny pieces');
+  }
+
   #book(cost: Cost): void {
     this.#booked.spent += cost.spent;
     this.#booked.earned += cost.earned;
+  }
+
+  #hasConnections(): boolean {
+    return this.#links.size > 0 || this.#sockets.size > 0 || this.#tunnels.size > 0;
   }
 
   #cutAll(reason: string): void {

@@ -23,20 +23,26 @@ export class CostMeter {
 /** Framing that honest peers add to payload: frame headers and chunk sizes. */
 export const FRAMING_FACTOR = 1.25;
 
+/** A piece of payload that costs more to handle than to carry. */
+export const TINY_BYTES = 64;
+
 /** What a connection that carries plain HTTP has sent, and how much of it was payload. */
 export class SocketMeter {
   readonly #socket: Socket;
+  readonly #onTiny: () => void;
   readonly #cost = new CostMeter();
   #payload = 0;
   #allowance = 0;
 
-  constructor(socket: Socket) {
+  constructor(socket: Socket, onTiny: () => void) {
     this.#socket = socket;
+    this.#onTiny = onTiny;
     meters.set(socket, this);
   }
 
   addPayload(bytes: number): void {
     this.#payload += bytes;
+    if (bytes < TINY_BYTES) this.#onTiny();
   }
 
   /** Room for what comes along with an accepted request: its header and the framing of its body. */

@@ -8,6 +8,11 @@ export class Gate {
     this.#width = width;
   }
 
+  /** Nothing runs and nothing waits. */
+  get isIdle(): boolean {
+    return this.#running === 0;
+  }
+
   /** Runs `work` when its turn has come. One whose `signal` aborts while it waits gives its place up and throws the reason. */
   async run<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     if (this.#running >= this.#width) await this.#turn(signal);

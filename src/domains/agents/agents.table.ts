@@ -15,6 +15,8 @@ export interface AgentsTable {
   /** Why Berth placed it in a deployment of its own, when it was not asked to. */
   isolation_reason: string | null;
   network: NetworkPolicy;
+  /** The deployment's config version that first holds the agent as it is now. */
+  config_version: number;
   version: Generated<number>;
   created_at: Generated<Date>;
   updated_at: Generated<Date>;

@@ -4,6 +4,8 @@ export interface ConversationsTable {
   id: string;
   user_id: string;
   agent_id: string;
+  /** The `user` field of the OpenAI-compatible API, where the conversation came from there. */
+  external_user: string | null;
   created_at: Generated<Date>;
 }
 

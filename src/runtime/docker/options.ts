@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import type Docker from 'dockerode';
+import { heapMib } from '../heap.js';
 import type { InstanceSpec } from '../runtime.js';
 
 /** The labels that Berth puts on what it makes. They are the durable truth of what a container or volume belongs to. */
@@ -13,9 +14,6 @@ export const LABEL = {
 } as const;
 
 const MIB = 1024 * 1024;
-
-/** The share of the memory limit that the JavaScript heap may take; the rest is for buffers, code, stacks, tmpfs and children. */
-const HEAP_SHARE = 0.7;
 
 /**
  * The engine's options for one instance: sealed off from network, host and neighbours, with every resource bounded. A pure
@@ -40,11 +38,6 @@ export function containerOptions(spec: InstanceSpec): Docker.ContainerCreateOpti
 export function volumeOptions(spec: InstanceSpec): Docker.VolumeCreateOptions {
   const { [LABEL.instance]: _instance, [LABEL.generation]: _generation, ...labels } = ownerLabels(spec);
   return { Name: spec.volume, Driver: 'local', Labels: labels };
-}
-
-/** The heap limit that Node gets for a memory limit: it does not see the cgroup's, and would be killed without a word. */
-export function heapMib(memoryMib: number): number {
-  return Math.max(1, Math.floor(memoryMib * HEAP_SHARE));
 }
 
 /** Tells two specs apart: 16 hex digits over all fields, whatever their order. */

@@ -1,0 +1,66 @@
+import type { Agents } from './domains/agents/agents.js';
+import { agentsRoutes } from './domains/agents/agents.routes.js';
+import type { ApiKeys } from './domains/api-keys/api-keys.js';
+import { apiKeysRoutes } from './domains/api-keys/api-keys.routes.js';
+import type { Chat } from './domains/chat/chat.js';
+import { chatRoutes } from './domains/chat/chat.routes.js';
+import type { Completions } from './domains/chat/completions.js';
+import { completionsRoutes } from './domains/chat/completions.routes.js';
+import type { Deployments } from './domains/deployments/deployments.js';
+import { deploymentsRoutes } from './domains/deployments/deployments.routes.js';
+import type { Health } from './domains/health/health.js';
+import { healthRoutes, readyRoutes } from './domains/health/health.routes.js';
+import type { Logs } from './domains/logs/logs.js';
+import { logsRoutes } from './domains/logs/logs.routes.js';
+import type { Tiers } from './domains/tiers/tiers.js';
+import { tiersRoutes } from './domains/tiers/tiers.routes.js';
+import type { Usage } from './domains/usage/usage.js';
+import { usageRoutes } from './domains/usage/usage.routes.js';
+import type { Users } from './domains/users/users.js';
+import { usersRoutes } from './domains/users/users.routes.js';
+import { docsRoutes } from './http/docs.js';
+import type { HttpMetrics } from './http/metrics.js';
+import { metricsRoutes } from './http/metrics.routes.js';
+import { openApiRoutes } from './http/openapi.js';
+import { createRouter, type Router } from './http/router.js';
+
+export interface ApiParts {
+  agents: Agents;
+  chat: Chat;
+  completions: Completions;
+  deployments: Deployments;
+  health: Health;
+  keys: ApiKeys;
+  logs: Logs;
+  metrics: HttpMetrics;
+  publicUrl: string | undefined;
+  tiers: Tiers;
+  usage: Usage;
+  users: Users;
+  version: string;
+}
+
+const BASE = '/api/v1';
+
+/** The table of contents: every route is in one of these. Who may call it stands beside the route. */
+export function createApi(parts: ApiParts): Router {
+  const { agents, chat, completions, deployments, health, keys, logs, metrics, publicUrl, tiers, usage, users, version } = parts;
+  const app = createRouter();
+
+  app.route(BASE, usersRoutes(users));
+  app.route(BASE, apiKeysRoutes(keys));
+  app.route(BASE, tiersRoutes(tiers));
+  app.route(BASE, agentsRoutes({ agents, publicUrl }));
+  app.route(BASE, deploymentsRoutes({ deployments, nameOf: (userId) => users.nameOf(userId) }));
+  app.route(BASE, chatRoutes(chat));
+  app.route(BASE, usageRoutes(usage));
+  app.route(BASE, logsRoutes(logs));
+
+  app.route('/', completionsRoutes({ chat, completions }));
+  app.route('/', healthRoutes({ health, version }));
+  app.route('/', readyRoutes({ health, version }));
+  app.route('/', metricsRoutes(metrics));
+  app.route('/', docsRoutes());
+  app.route('/', openApiRoutes(app, { title: 'Berth', version, description: "A container of its own for every user's AI agents." }));
+  return app;
+}

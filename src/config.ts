@@ -1,0 +1,143 @@
+import { resolve } from 'node:path';
+import { z } from 'zod';
+
+/** Settings that may be logged. */
+export interface Config {
+  host: string;
+  port: number;
+  /** Origin under which clients reach Berth, without a trailing slash; derived from the request where unset. */
+  publicUrl: string | undefined;
+  dataDir: string;
+  linkDir: string;
+  runtime: 'docker' | 'process';
+  dockerHost: string | undefined;
+  agentImage: string;
+  /** Whether a `process` instance may use the shell and fetch tools. It has no isolation at all. */
+  processTools: boolean;
+  openaiBaseUrl: string | undefined;
+  anthropicBaseUrl: string | undefined;
+  defaultModel: string;
+  logLevel: string;
+  corsOrigins: string[];
+  /** Addresses or CIDR blocks whose `X-Forwarded-For` is believed. */
+  trustedProxies: string[];
+  /** How long a chat waits for an agent that is not ready. */
+  readyTimeoutMs: number;
+  /** How long an instance that Berth does not know, but whose labels say it is ours, is left alone. */
+  orphanGraceMs: number;
+}
+
+/** Settings that no logger is ever given. */
+export interface Secrets {
+  databaseUrl: string | undefined;
+  adminApiKey: string | undefined;
+  masterKey: string | undefined;
+  masterKeyPrevious: string | undefined;
+  openaiApiKey: string | undefined;
+  anthropicApiKey: string | undefined;
+}
+
+/** The environment as it is not: every mistake at once, by variable. Never carries a value. */
+export class ConfigError extends Error {
+  readonly problems: string[];
+
+  constructor(problems: string[]) {
+    super(`The environment has ${problems.length === 1 ? 'a mistake' : `${problems.length} mistakes`}:\n  ${problems.join('\n  ')}`);
+    this.name = 'ConfigError';
+    this.problems = problems;
+  }
+}
+
+const integer = (min: number, max: number) =>
+  z
+    .string()
+    .regex(/^\d+$/, `must be a whole number from ${min} to ${max}`)
+    .transform(Number)
+    .refine((n) => n >= min && n <= max, `must be a whole number from ${min} to ${max}`);
+const url = (protocols: string[]) =>
+  z.string().refine((text) => URL.canParse(text) && protocols.includes(new URL(text).protocol), `must be a URL beginning with ${protocols.map((p) => `${p}//`).join(' or ')}`);
+const flag = z.enum(['on', 'off'], { error: 'must be on or off' }).transform((text) => text === 'on');
+const list = z.string().transform((text) => text.split(',').map((part) => part.trim()).filter(Boolean));
+const modelName = z.string().regex(/^[a-z0-9_-]+\/\S+$/, 'must be provider/model, such as demo/echo');
+
+const Environment = z.object({
+  HOST: z.string().default('127.0.0.1'),
+  PORT: integer(0, 65_535).default(8080),
+  PUBLIC_URL: url(['http:', 'https:']).transform((text) => text.replace(/\/+$/, '')).optional(),
+  DATA_DIR: z.string().default('./data'),
+  LINK_DIR: z.string().optional(),
+  RUNTIME: z.enum(['docker', 'process'], { error: 'must be docker or process' }).default('docker'),
+  DOCKER_HOST: z.string().optional(),
+  AGENT_IMAGE: z.string().default('berth-agent:latest'),
+  PROCESS_TOOLS: flag.default(false),
+  OPENAI_BASE_URL: url(['http:', 'https:']).optional(),
+  ANTHROPIC_BASE_URL: url(['http:', 'https:']).optional(),
+  DEFAULT_MODEL: modelName.optional(),
+  LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], { error: 'must be trace, debug, info, warn, error, fatal or silent' }).default('info'),
+  CORS_ORIGINS: list.default([]),
+  TRUSTED_PROXIES: list.default([]),
+  READY_TIMEOUT_MS: integer(1, 600_000).default(60_000),
+  ORPHAN_GRACE_MS: integer(0, 86_400_000).default(60_000),
+  DATABASE_URL: url(['postgres:', 'postgresql:']).optional(),
+  ADMIN_API_KEY: z.string().min(32, 'must have at least 32 characters').optional(),
+  MASTER_KEY: z.string().optional(),
+  MASTER_KEY_PREVIOUS: z.string().optional(),
+  OPENAI_API_KEY: z.string().optional(),
+  ANTHROPIC_API_KEY: z.string().optional(),
+});
+
+/** Reads the environment. An empty variable counts as unset. Throws `ConfigError` naming every mistake. */
+export function readConfig(env: Record<string, string | undefined>): { config: Config; secrets: Secrets } {
+  const present = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''));
+  const parsed = Environment.safeParse(present);
+  if (!parsed.success) throw new ConfigError(parsed.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}`));
+  const e = parsed.data;
+  const problems = checkTogether(e);
+  if (problems.length > 0) throw new ConfigError(problems);
+  const dataDir = resolve(e.DATA_DIR);
+  return {
+    config: {
+      host: e.HOST,
+      port: e.PORT,
+      publicUrl: e.PUBLIC_URL,
+      dataDir,
+      linkDir: e.LINK_DIR === undefined ? resolve(dataDir, 'link') : resolve(e.LINK_DIR),
+      runtime: e.RUNTIME,
+      dockerHost: e.DOCKER_HOST,
+      agentImage: e.AGENT_IMAGE,
+      processTools: e.PROCESS_TOOLS,
+      openaiBaseUrl: e.OPENAI_BASE_URL,
+      anthropicBaseUrl: e.ANTHROPIC_BASE_URL,
+      defaultModel: e.DEFAULT_MODEL ?? 'demo/echo',
+      logLevel: e.LOG_LEVEL,
+      corsOrigins: e.CORS_ORIGINS,
+      trustedProxies: e.TRUSTED_PROXIES,
+      readyTimeoutMs: e.READY_TIMEOUT_MS,
+      orphanGraceMs: e.ORPHAN_GRACE_MS,
+    },
+    secrets: {
+      databaseUrl: e.DATABASE_URL,
+      adminApiKey: e.ADMIN_API_KEY,
+      masterKey: e.MASTER_KEY,
+      masterKeyPrevious: e.MASTER_KEY_PREVIOUS,
+      openaiApiKey: e.OPENAI_API_KEY,
+      anthropicApiKey: e.ANTHROPIC_API_KEY,
+    },
+  };
+}
+
+/** Whether only this machine can reach a server that listens there. */
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+function checkTogether(e: z.infer<typeof Environment>): string[] {
+  const problems: string[] = [];
+  if (e.RUNTIME === 'process' && !isLoopback(e.HOST)) {
+    problems.push('RUNTIME process has no isolation, so HOST must be a loopback address (127.0.0.1, ::1 or localhost)');
+  }
+  if (e.MASTER_KEY_PREVIOUS !== undefined && e.MASTER_KEY === undefined) {
+    problems.push('MASTER_KEY_PREVIOUS needs MASTER_KEY');
+  }
+  return problems;
+}

@@ -1,0 +1,100 @@
+import { type Insertable, type Kysely, type Selectable, sql, type Updateable } from 'kysely';
+import type { Schema } from '../../db/schema.js';
+import type { PageRequest } from '../../lib/page.js';
+import type { DeploymentState } from '../deployments/deployments.table.js';
+import type { AgentsTable } from './agents.table.js';
+
+type Db = Kysely<Schema>;
+
+/** An agent with how its deployment stands. */
+export type AgentRow = Selectable<AgentsTable> & { deployment_state: DeploymentState; applied_version: number | null };
+
+function agentsOf(db: Db, userId: string) {
+  return db
+    .selectFrom('agents as a')
+    .innerJoin('deployments as d', 'd.id', 'a.deployment_id')
+    .leftJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null))
+    .selectAll('a')
+    .select(['d.state as deployment_state', 'i.applied_version'])
+    .where('a.user_id', '=', userId);
+}
+
+/** By name or id. */
+export async function findAgent(db: Db, userId: string, agent: string): Promise<AgentRow | undefined> {
+  return agentsOf(db, userId)
+    .where(agent.startsWith('agt_') ? 'a.id' : 'a.name', '=', agent)
+    .executeTakeFirst();
+}
+
+export async function listAgents(db: Db, userId: string, page: PageRequest): Promise<AgentRow[]> {
+  let query = agentsOf(db, userId);
+  if (page.after !== undefined) query = query.where('a.id', '>', page.after);
+  return query.orderBy('a.id').offset(page.offset).limit(page.limit + 1).execute();
+}
+
+export async function countAgents(db: Db, userId: string): Promise<number> {
+  const row = await db.selectFrom('agents').select((eb) => eb.fn.countAll().as('n')).where('user_id', '=', userId).executeTakeFirstOrThrow();
+  return Number(row.n);
+}
+
+/** Holds the user's row until the end of the transaction, so that two creates count one after the other. */
+export async function lockUser(db: Db, userId: string) {
+  return db.selectFrom('users').select(['id', 'name', 'tier']).where('id', '=', userId).where('deleting_at', 'is', null).forUpdate().executeTakeFirst();
+}
+
+export async function insertAgent(db: Db, userId: string, row: Omit<Insertable<AgentsTable>, 'user_id'>): Promise<void> {
+  await db.insertInto('agents').values({ ...row, network: JSON.stringify(row.network) as never, user_id: userId }).execute();
+}
+
+/** Changes an agent if it is still at `version` (any, if undefined); answers whether it was. */
+export async function updateAgent(db: Db, userId: string, agentId: string, values: Updateable<AgentsTable>, version: number | undefined): Promise<boolean> {
+  let query = db
+    .updateTable('agents')
+    .set({ ...values, version: sql<number>`version + 1`, updated_at: sql<Date>`now()` })
+    .where('user_id', '=', userId)
+    .where('id', '=', agentId);
+  if (version !== undefined) query = query.where('version', '=', version);
+  return (await query.returning('id').executeTakeFirst()) !== undefined;
+}
+
+export async function deleteAgent(db: Db, userId: string, agentId: string): Promise<boolean> {
+  const row = await db.deleteFrom('agents').where('user_id', '=', userId).where('id', '=', agentId).returning('id').executeTakeFirst();
+  return row !== undefined;
+}
+
+export async function deleteAllAgents(db: Db, userId: string): Promise<void> {
+  await db.deleteFrom('agents').where('user_id', '=', userId).execute();
+}
+
+/** The agents that a deployment's gateway may speak for. */
+export async function agentsOfDeployment(db: Db, userId: string, deploymentId: string) {
+  return db
+    .selectFrom('agents')
+    .select(['id', 'name', 'model'])
+    .where('user_id', '=', userId)
+    .where('deployment_id', '=', deploymentId)
+    .execute();
+}
+
+/** All that a chat needs to know of an agent, in one query. */
+export async function findRoute(db: Db, userId: string, agent: string) {
+  return db
+    .selectFrom('agents as a')
+    .innerJoin('deployments as d', 'd.id', 'a.deployment_id')
+    .leftJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null))
+    .select(['a.id', 'a.name', 'a.config_version', 'a.deployment_id', 'd.state', 'd.reason', 'i.id as instance_id', 'i.applied_version'])
+    .where('a.user_id', '=', userId)
+    .where(agent.startsWith('agt_') ? 'a.id' : 'a.name', '=', agent)
+    .executeTakeFirst();
+}
+
+/** Names of agents with their users' names, for the admin's model list. */
+export async function namesAcrossTenants(db: Db, limit: number) {
+  return db
+    .selectFrom('agents as a')
+    .innerJoin('users as u', 'u.id', 'a.user_id')
+    .select(['a.name', 'u.name as user_name', 'a.created_at'])
+    .orderBy('a.id')
+    .limit(limit)
+    .execute();
+}

@@ -1,0 +1,212 @@
+import type { Kysely, Transaction } from 'kysely';
+import { isUniqueViolation } from '../../db/errors.js';
+import type { Schema } from '../../db/schema.js';
+import type { Bus } from '../../events/bus.js';
+import { appendEvent } from '../../events/outbox.js';
+import type { GatewayClient } from '../../gateway/gateway.js';
+import { actorOf, type Caller } from '../../lib/caller.js';
+import { AppError } from '../../lib/errors.js';
+import { newId } from '../../lib/ids.js';
+import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
+import type { ApiKeys } from '../api-keys/api-keys.js';
+import type { Deployments } from '../deployments/deployments.js';
+import type { NetworkPolicy } from '../deployments/deployments.table.js';
+import type { Tiers } from '../tiers/tiers.js';
+import type { AgentAnswer, CreateAgent, NewAgentAnswer, UpdateAgent } from './agents.schema.js';
+import * as store from './agents.store.js';
+
+export interface AgentsOptions {
+  db: Kysely<Schema>;
+  bus: Bus;
+  tiers: Tiers;
+  keys: ApiKeys;
+  deployments: Deployments;
+  gateway: GatewayClient;
+  defaultModel: string;
+  /** Throws `invalid_request` when no provider serves the model. */
+  checkModel: (model: string) => void;
+}
+
+/** Where a turn of an agent goes. */
+export interface AgentRoute {
+  agentId: string;
+  name: string;
+  deploymentId: string;
+  /** The instance that serves the agent as it is now, if there is one. */
+  instanceId: string | undefined;
+  /** Why there is none, when the last attempt failed. */
+  reason: string | null;
+}
+
+const CLOSED: NetworkPolicy = { mode: 'closed' };
+/** An admin sees this many models at most: a list of all tenants' agents has no end. */
+const ADMIN_MODELS_AT_MOST = 1_000;
+
+/** A user's agents. Creating one writes the wish for a place to run; the reconciler does the rest. */
+export class Agents {
+  readonly #options: AgentsOptions;
+  readonly #db: Kysely<Schema>;
+
+  constructor(options: AgentsOptions) {
+    this.#options = options;
+    this.#db = options.db;
+  }
+
+  /** All of them or none. `conflict` when a name is taken, `limit_exceeded` when the tier has no room. */
+  async create(userId: string, wishes: CreateAgent[], caller: Caller, requestId: string): Promise<NewAgentAnswer[]> {
+    for (const [index, wish] of wishes.entries()) this.#check(wish, wishes, index);
+    const made = await this.#db.transaction().execute(async (trx) => {
+      await this.#makeRoom(trx, userId, wishes.length);
+      const created: { id: string; key: string; deploymentId: string }[] = [];
+      for (const wish of wishes) created.push(await this.#insert(trx, userId, wish));
+      for (const { id, deploymentId } of created) {
+        await appendEvent(trx, userId, { type: 'agent.created', actor: actorOf(caller), requestId, payload: { agent_id: id, deployment_id: deploymentId } });
+      }
+      return created;
+    });
+    for (const id of new Set(made.map((one) => one.deploymentId))) this.#options.deployments.announce(id);
+    return Promise.all(made.map(async ({ id, key }) => ({ ...(await this.get(userId, id)), api_key: key })));
+  }
+
+  async list(userId: string, page: PageRequest): Promise<Page<AgentAnswer>> {
+    const [rows, total] = await Promise.all([store.listAgents(this.#db, userId, page), store.countAgents(this.#db, userId)]);
+    return pageOf(rows, page, total, answerOf);
+  }
+
+  /** By name or id. */
+  async get(userId: string, agent: string): Promise<AgentAnswer> {
+    return answerOf(await this.#find(userId, agent));
+  }
+
+  /** `version`: the caller's guard; `precondition_failed` when the agent has moved on since. */
+  async update(userId: string, agent: string, wish: UpdateAgent, version: number | undefined, caller: Caller, requestId: string): Promise<AgentAnswer> {
+    if (wish.model !== undefined) this.#options.checkModel(wish.model);
+    const row = await this.#find(userId, agent);
+    await this.#db.transaction().execute(async (trx) => {
+      const configVersion = await this.#options.deployments.changed(trx, userId, row.deployment_id);
+      const held = await store.updateAgent(trx, userId, row.id, { ...wish, config_version: configVersion }, version);
+      if (!held) throw new AppError('precondition_failed', 'the agent has changed since that version');
+      await appendEvent(trx, userId, { type: 'agent.updated', actor: actorOf(caller), requestId, payload: { agent_id: row.id, fields: Object.keys(wish) } });
+    });
+    this.#options.deployments.announce(row.deployment_id);
+    return this.get(userId, row.id);
+  }
+
+  /** The agent is gone when this returns; its workspace goes with the next word to its gateway. */
+  async delete(userId: string, agent: string, caller: Caller, requestId: string): Promise<{ id: string; name: string }> {
+    const row = await this.#find(userId, agent);
+    await this.#db.transaction().execute(async (trx) => {
+      if (!(await store.deleteAgent(trx, userId, row.id))) throw new AppError('not_found', 'agent not found');
+      await this.#options.deployments.agentLeft(trx, userId, row.deployment_id);
+      await appendEvent(trx, userId, { type: 'agent.deleted', actor: actorOf(caller), requestId, payload: { agent_id: row.id } });
+    });
+    this.#options.bus.publish('agent', row.id);
+    this.#options.deployments.announce(row.deployment_id);
+    return { id: row.id, name: row.name };
+  }
+
+  /** The agent's new key; the old one is dead when this returns. */
+  async rotateKey(userId: string, agent: string, caller: Caller, requestId: string): Promise<{ agent: string; api_key: string }> {
+    const row = await this.#find(userId, agent);
+    const key = await this.#options.keys.rotate(userId, row.id, caller, requestId);
+    return { agent: row.name, api_key: key.api_key };
+  }
+
+  /** Really asks the agent's gateway; answers the milliseconds it took. `unavailable` when it does not answer. */
+  async ping(userId: string, agent: string): Promise<{ agent: string; latencyMs: number }> {
+    const found = await this.route(userId, agent);
+    if (found.instanceId === undefined) throw new AppError('unavailable', found.reason ?? 'the agent is not running yet', { retryAfterS: 1 });
+    return { agent: found.name, latencyMs: await this.#options.gateway.ping(found.instanceId, found.name) };
+  }
+
+  /** Where a turn of the agent goes now; `not_found` when there is no such agent. */
+  async route(userId: string, agent: string): Promise<AgentRoute> {
+    const row = await store.findRoute(this.#db, userId, agent);
+    if (!row) throw new AppError('not_found', 'agent not found');
+    const serves = row.instance_id !== null && (row.applied_version ?? 0) >= row.config_version;
+    return {
+      agentId: row.id,
+      name: row.name,
+      deploymentId: row.deployment_id,
+      instanceId: serves ? (row.instance_id ?? undefined) : undefined,
+      reason: row.state === 'failing' ? row.reason : null,
+    };
+  }
+
+  /** Users and names of agents, for an admin's model list. */
+  namesForAdmin() {
+    return store.namesAcrossTenants(this.#db, ADMIN_MODELS_AT_MOST);
+  }
+
+  /** Part of the user's deletion. */
+  async erase(trx: Transaction<Schema>, userId: string): Promise<void> {
+    await store.deleteAllAgents(trx, userId);
+  }
+
+  #check(wish: CreateAgent, all: CreateAgent[], index: number): void {
+    if (all.findIndex((other) => other.name === wish.name) !== index) {
+      throw new AppError('conflict', 'two agents of one request have the same name', { fields: [{ path: `${index}.name`, message: 'is named twice' }] });
+    }
+    if (wish.model !== undefined) this.#options.checkModel(wish.model);
+  }
+
+  async #makeRoom(trx: Transaction<Schema>, userId: string, more: number): Promise<void> {
+    const user = await store.lockUser(trx, userId);
+    if (!user) throw new AppError('not_found', 'user not found');
+    const tier = await this.#options.tiers.getIn(trx, user.tier);
+    const have = await store.countAgents(trx, userId);
+    if (have + more <= tier.max_agents) return;
+    throw new AppError('limit_exceeded', `tier ${tier.name} allows ${tier.max_agents} agents; ${have} exist and ${more} more were asked for`);
+  }
+
+  async #insert(trx: Transaction<Schema>, userId: string, wish: CreateAgent): Promise<{ id: string; key: string; deploymentId: string }> {
+    const id = newId('agt');
+    const network = wish.network ?? CLOSED;
+    const place = await this.#options.deployments.place(trx, userId, { isolation: wish.isolation ?? 'shared', network });
+    try {
+      await store.insertAgent(trx, userId, {
+        id,
+        deployment_id: place.deploymentId,
+        name: wish.name,
+        description: wish.description ?? null,
+        model: wish.model ?? this.#options.defaultModel,
+        instructions: wish.instructions ?? null,
+        isolation: place.isolation,
+        isolation_reason: place.reason,
+        network,
+        config_version: await this.#options.deployments.changed(trx, userId, place.deploymentId),
+      });
+    } catch (error) {
+      if (!isUniqueViolation(error, 'agents_name_key')) throw error;
+      throw new AppError('conflict', `an agent named ${wish.name} exists already`, { cause: error, fields: [{ path: 'name', message: 'is taken' }] });
+    }
+    const key = await this.#options.keys.insert(trx, { kind: 'agent', userId, agentId: id, name: 'primary', primary: true });
+    return { id, key: key.api_key, deploymentId: place.deploymentId };
+  }
+
+  async #find(userId: string, agent: string): Promise<store.AgentRow> {
+    const row = await store.findAgent(this.#db, userId, agent);
+    if (!row) throw new AppError('not_found', 'agent not found');
+    return row;
+  }
+}
+
+function answerOf(row: store.AgentRow): AgentAnswer {
+  const waits = row.deployment_state === 'ready' && (row.applied_version ?? 0) < row.config_version;
+  return {
+    id: row.id,
+    name: row.name,
+    user_id: row.user_id,
+    description: row.description,
+    model: row.model,
+    instructions: row.instructions,
+    isolation: row.isolation,
+    isolation_reason: row.isolation_reason,
+    network: row.network,
+    deployment_id: row.deployment_id,
+    status: waits ? 'deploying' : row.deployment_state,
+    version: row.version,
+    created_at: row.created_at.toISOString(),
+    updated_at: row.updated_at.toISOString(),
+  };
+}

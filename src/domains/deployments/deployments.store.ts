@@ -1,0 +1,82 @@
+import { type Insertable, type Kysely, sql } from 'kysely';
+import type { Schema } from '../../db/schema.js';
+import type { DeploymentsTable } from './deployments.table.js';
+
+type Db = Kysely<Schema>;
+
+/** What marks a deployment for the reconciler: due now, and a wish that a pass in progress has not seen. */
+export const LOOK_AGAIN = { due_at: sql<Date>`now()`, wish: sql<string>`wish + 1`, updated_at: sql<Date>`now()` };
+
+export async function insertDeployment(db: Db, userId: string, row: Omit<Insertable<DeploymentsTable>, 'user_id'>): Promise<void> {
+  await db.insertInto('deployments').values({ ...row, network: JSON.stringify(row.network) as never, user_id: userId, due_at: sql<Date>`now()` }).execute();
+}
+
+export async function findShared(db: Db, userId: string) {
+  return db
+    .selectFrom('deployments')
+    .select('id')
+    .where('user_id', '=', userId)
+    .where('kind', '=', 'shared')
+    .where('desired', '=', 'running')
+    .forUpdate()
+    .executeTakeFirst();
+}
+
+/** Raises the config version and answers it. */
+export async function raiseConfigVersion(db: Db, userId: string, deploymentId: string): Promise<number> {
+  const row = await db
+    .updateTable('deployments')
+    .set({ ...LOOK_AGAIN, config_version: sql<number>`config_version + 1` })
+    .where('user_id', '=', userId)
+    .where('id', '=', deploymentId)
+    .returning('config_version')
+    .executeTakeFirstOrThrow();
+  return row.config_version;
+}
+
+export async function lookAgain(db: Db, userId: string): Promise<string[]> {
+  const rows = await db.updateTable('deployments').set(LOOK_AGAIN).where('user_id', '=', userId).returning('id').execute();
+  return rows.map((row) => row.id);
+}
+
+/** Wishes a deployment away when no agent is left in it; answers whether it did. */
+export async function retireIfEmpty(db: Db, userId: string, deploymentId: string): Promise<boolean> {
+  const row = await db
+    .updateTable('deployments')
+    .set({ ...LOOK_AGAIN, desired: 'deleted', state: 'deleting' })
+    .where('user_id', '=', userId)
+    .where('id', '=', deploymentId)
+    .where(({ not, exists, selectFrom }) => not(exists(selectFrom('agents').select('agents.id').whereRef('agents.deployment_id', '=', 'deployments.id'))))
+    .returning('id')
+    .executeTakeFirst();
+  return row !== undefined;
+}
+
+export async function retireAll(db: Db, userId: string): Promise<string[]> {
+  const rows = await db
+    .updateTable('deployments')
+    .set({ ...LOOK_AGAIN, desired: 'deleted', state: 'deleting' })
+    .where('user_id', '=', userId)
+    .returning('id')
+    .execute();
+  return rows.map((row) => row.id);
+}
+
+/** The user's deployments with their live instance and the names of their agents. */
+export async function readStatus(db: Db, userId: string) {
+  return db
+    .selectFrom('deployments as d')
+    .leftJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null))
+    .select(['d.id', 'd.kind', 'd.desired', 'd.state', 'd.stage', 'd.reason', 'd.attempts', 'd.stages', 'd.due_at', 'd.config_version'])
+    .select(['i.id as instance_id', 'i.generation as instance_generation', 'i.started_at as instance_started_at', 'i.applied_version'])
+    .select((eb) =>
+      eb
+        .selectFrom('agents as a')
+        .select(sql<string[]>`coalesce(array_agg(a.name order by a.name), '{}')`.as('names'))
+        .whereRef('a.deployment_id', '=', 'd.id')
+        .as('agents'),
+    )
+    .where('d.user_id', '=', userId)
+    .orderBy('d.id')
+    .execute();
+}

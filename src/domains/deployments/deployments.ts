@@ -1,0 +1,166 @@
+import type { Kysely, Transaction } from 'kysely';
+import type { Schema } from '../../db/schema.js';
+import type { Bus } from '../../events/bus.js';
+import { newId } from '../../lib/ids.js';
+import type { DeploymentStatus, DeployStatus } from './deployments.schema.js';
+import * as store from './deployments.store.js';
+import { News } from '../../events/news.js';
+import { type NetworkPolicy, type Stage, STAGES } from './deployments.table.js';
+
+/** How far each stage is from nothing to an agent that answers. */
+const PERCENT: Record<Stage, number> = { queued: 0, creating: 10, starting: 30, connecting: 60, configuring: 90, ready: 100 };
+
+/** How often a watcher looks without having been told of a change. */
+const WATCH_POLL_MS = 500;
+
+export interface Placement {
+  deploymentId: string;
+  isolation: 'shared' | 'dedicated';
+  /** Why it is dedicated though that was not asked for. */
+  reason: string | null;
+}
+
+export interface DeploymentsOptions {
+  db: Kysely<Schema>;
+  bus: Bus;
+  /** A uid that no deployment of this host has had. */
+  takeUid: (trx: Transaction<Schema>) => Promise<number>;
+}
+
+/** The wishes: which deployments a user has, what they must hold, and how far the reconciler has come. */
+export class Deployments {
+  readonly #db: Kysely<Schema>;
+  readonly #bus: Bus;
+  readonly #takeUid: DeploymentsOptions['takeUid'];
+
+  constructor({ db, bus, takeUid }: DeploymentsOptions) {
+    this.#db = db;
+    this.#bus = bus;
+    this.#takeUid = takeUid;
+  }
+
+  /**
+   * Finds or makes the deployment for a new agent. Agents share the user's one container unless the agent asks for its own, or its
+   * network policy would differ from its siblings': a policy is a boundary only of a container (DESIGN, trust boundary).
+   */
+  async place(trx: Transaction<Schema>, userId: string, wish: { isolation: 'shared' | 'dedicated'; network: NetworkPolicy }): Promise<Placement> {
+    const reason =
+      wish.isolation === 'shared' && wish.network.mode !== 'closed'
+        ? 'its network policy differs from that of the shared container, and a policy is a boundary only of a container'
+        : null;
+    if (wish.isolation === 'shared' && reason === null) {
+      const shared = await store.findShared(trx, userId);
+      return { deploymentId: shared?.id ?? (await this.#make(trx, userId, 'shared', wish.network)), isolation: 'shared', reason };
+    }
+    return { deploymentId: await this.#make(trx, userId, 'dedicated', wish.network), isolation: 'dedicated', reason };
+  }
+
+  /** Marks that the gateway of this deployment must be told something new; answers the config version that will hold it. */
+  changed(trx: Transaction<Schema>, userId: string, deploymentId: string): Promise<number> {
+    return store.raiseConfigVersion(trx, userId, deploymentId);
+  }
+
+  /** After an agent left: the deployment goes with its last agent, else its gateway is told. */
+  async agentLeft(trx: Transaction<Schema>, userId: string, deploymentId: string): Promise<void> {
+    if (await store.retireIfEmpty(trx, userId, deploymentId)) return;
+    await store.raiseConfigVersion(trx, userId, deploymentId);
+  }
+
+  /** The user's limits changed: every deployment is looked at again. */
+  limitsChanged(trx: Transaction<Schema>, userId: string): Promise<string[]> {
+    return store.lookAgain(trx, userId);
+  }
+
+  /** The user is to be deleted: containers, volumes and rows go by the reconciler. */
+  retireAll(trx: Transaction<Schema>, userId: string): Promise<string[]> {
+    return store.retireAll(trx, userId);
+  }
+
+  /** Call after the commit of any of the above. */
+  announce(deploymentId: string): void {
+    this.#bus.publish('deployment', deploymentId);
+  }
+
+  async status(userId: string, userName: string): Promise<DeployStatus> {
+    return summarise(userName, (await store.readStatus(this.#db, userId)).map(statusOf));
+  }
+
+  /** The status now and after every change, until everything is settled or `signal` aborts. */
+  async *watch(userId: string, userName: string, signal: AbortSignal): AsyncGenerator<DeployStatus> {
+    const ids = new Set<string>();
+    const news = new News(this.#bus, (id) => ids.has(id), signal);
+    try {
+      let last = '';
+      while (!signal.aborted) {
+        const status = await this.status(userId, userName);
+        for (const deployment of status.deployments) ids.add(deployment.id);
+        const text = JSON.stringify(status);
+        if (text !== last) yield status;
+        last = text;
+        if (status.settled) return;
+        await news.wait(WATCH_POLL_MS);
+      }
+    } finally {
+      news.end();
+    }
+  }
+
+  async #make(trx: Transaction<Schema>, userId: string, kind: 'shared' | 'dedicated', network: NetworkPolicy): Promise<string> {
+    const id = newId('dep');
+    await store.insertDeployment(trx, userId, {
+      id,
+      kind,
+      network,
+      uid: await this.#takeUid(trx),
+      volume: `berth-${id}`,
+      reason: null,
+      due_at: null,
+      lease_owner: null,
+      lease_until: null,
+    });
+    return id;
+  }
+}
+
+type StatusRow = Awaited<ReturnType<typeof store.readStatus>>[number];
+
+function statusOf(row: StatusRow): DeploymentStatus {
+  const behind = row.state === 'ready' && (row.applied_version ?? 0) < row.config_version;
+  const stage = behind ? 'configuring' : row.stage;
+  return {
+    id: row.id,
+    kind: row.kind,
+    agents: row.agents ?? [],
+    state: behind ? 'deploying' : row.state,
+    stage,
+    percent: PERCENT[stage],
+    reason: row.reason,
+    attempts: row.attempts,
+    next_attempt_at: row.state === 'failing' ? (row.due_at?.toISOString() ?? null) : null,
+    instance:
+      row.instance_id === null
+        ? null
+        : { id: row.instance_id, generation: row.instance_generation ?? 0, started_at: row.instance_started_at?.toISOString() ?? null },
+    stages: row.stages.map((timing) => ({ stage: timing.stage, started_at: timing.started_at, ms: timing.ms ?? null })),
+  };
+}
+
+/** The user's whole: as far as the deployment that is least far. */
+function summarise(user: string, deployments: DeploymentStatus[]): DeployStatus {
+  const least = deployments.reduce<DeploymentStatus | undefined>((low, one) => (low === undefined || rank(one) < rank(low) ? one : low), undefined);
+  return {
+    user,
+    state: least?.state ?? 'none',
+    stage: least?.stage ?? null,
+    percent: least?.percent ?? 100,
+    reason: deployments.find((one) => one.reason !== null && one.state === 'failing')?.reason ?? null,
+    attempts: deployments.reduce((most, one) => Math.max(most, one.attempts), 0),
+    settled: deployments.every((one) => one.state === 'ready'),
+    deployments,
+  };
+}
+
+function rank(status: DeploymentStatus): number {
+  if (status.state === 'failing') return -1;
+  return STAGES.indexOf(status.stage);
+}

@@ -1,0 +1,188 @@
+import { type Kysely, type Selectable, sql } from 'kysely';
+import type { Schema } from '../../db/schema.js';
+import type { DeploymentsTable, DeploymentState, InstancesTable, Stage, StageTiming } from './deployments.table.js';
+
+type Db = Kysely<Schema>;
+
+/** The right to work on one deployment: every write carries it and changes nothing once it is lost. */
+export interface Lease {
+  deploymentId: string;
+  userId: string;
+  owner: string;
+  epoch: string;
+}
+
+export type DeploymentRow = Selectable<DeploymentsTable>;
+export type InstanceRow = Selectable<InstancesTable>;
+
+const inSeconds = (seconds: number) => sql<Date>`now() + make_interval(secs => ${seconds})`;
+
+/** Takes up to `limit` deployments that are due and nobody's. Two processes never get the same one: the rows are locked, then leased. */
+export async function claimDueAcrossTenants(db: Db, owner: string, limit: number, leaseS: number): Promise<Lease[]> {
+  const rows = await db
+    .updateTable('deployments')
+    .set({ lease_owner: owner, lease_until: inSeconds(leaseS), lease_epoch: sql<string>`lease_epoch + 1` })
+    .where('id', 'in', (eb) =>
+      eb
+        .selectFrom('deployments')
+        .select('id')
+        .where('due_at', '<=', sql<Date>`now()`)
+        .where((or) => or.or([or('lease_until', 'is', null), or('lease_until', '<', sql<Date>`now()`)]))
+        .orderBy('due_at')
+        .limit(limit)
+        .forUpdate()
+        .skipLocked(),
+    )
+    .returning(['id', 'user_id', 'lease_epoch'])
+    .execute();
+  return rows.map((row) => ({ deploymentId: row.id, userId: row.user_id, owner, epoch: row.lease_epoch }));
+}
+
+/** Milliseconds until the next deployment falls due; undefined when none will. */
+export async function nextDueInMsAcrossTenants(db: Db): Promise<number | undefined> {
+  const row = await db
+    .selectFrom('deployments')
+    .select(sql<number | null>`extract(epoch from (min(greatest(due_at, coalesce(lease_until, due_at))) - now()))::float8 * 1000`.as('ms'))
+    .where('due_at', 'is not', null)
+    .executeTakeFirst();
+  return row?.ms === null || row?.ms === undefined ? undefined : Math.max(0, row.ms);
+}
+
+export async function renewLeasesAcrossTenants(db: Db, owner: string, leaseS: number): Promise<void> {
+  await db
+    .updateTable('deployments')
+    .set({ lease_until: inSeconds(leaseS) })
+    .where('lease_owner', '=', owner)
+    .where('lease_until', '>', sql<Date>`now()`)
+    .execute();
+}
+
+/** The deployment with its live instance and its user's limits, if the lease still holds. */
+export async function readLeasedAcrossTenants(db: Db, lease: Lease) {
+  const deployment = await db
+    .selectFrom('deployments as d')
+    .innerJoin('users as u', 'u.id', 'd.user_id')
+    .innerJoin('tiers as t', 't.name', 'u.tier')
+    .selectAll('d')
+    .select(['t.memory_mib', 't.cpu_millis', 't.pids'])
+    .where('d.id', '=', lease.deploymentId)
+    .where('d.lease_owner', '=', lease.owner)
+    .where('d.lease_epoch', '=', lease.epoch)
+    .executeTakeFirst();
+  if (!deployment) return undefined;
+  const instance = await db
+    .selectFrom('instances')
+    .selectAll()
+    .select(sql<number | null>`(extract(epoch from (now() - started_at)) * 1000)::float8`.as('started_ms_ago'))
+    .where('deployment_id', '=', lease.deploymentId)
+    .where('ended_at', 'is', null)
+    .executeTakeFirst();
+  return { deployment, instance };
+}
+
+/** Sets columns of a leased deployment; answers whether the lease still held. */
+export async function updateLeasedAcrossTenants(
+  db: Db,
+  lease: Lease,
+  values: { state?: DeploymentState; stage?: Stage; stages?: StageTiming[]; reason?: string | null; attempts?: number; generation?: number },
+): Promise<boolean> {
+  const { stages, ...rest } = values;
+  const row = await db
+    .updateTable('deployments')
+    .set({ ...rest, ...(stages ? { stages: JSON.stringify(stages) } : {}), updated_at: sql<Date>`now()` })
+    .where('id', '=', lease.deploymentId)
+    .where('lease_owner', '=', lease.owner)
+    .where('lease_epoch', '=', lease.epoch)
+    .returning('id')
+    .executeTakeFirst();
+  return row !== undefined;
+}
+
+/** Gives the lease back. Due again after `dueInMs`, never if undefined, and at once if anybody wished something since `seenWish`. */
+export async function releaseAcrossTenants(db: Db, lease: Lease, seenWish: string, dueInMs: number | undefined): Promise<void> {
+  const due = dueInMs === undefined ? sql<Date | null>`null` : inSeconds(dueInMs / 1000);
+  await db
+    .updateTable('deployments')
+    .set({ lease_owner: null, lease_until: null, due_at: sql<Date | null>`case when wish = ${seenWish} then ${due} else now() end` })
+    .where('id', '=', lease.deploymentId)
+    .where('lease_owner', '=', lease.owner)
+    .where('lease_epoch', '=', lease.epoch)
+    .execute();
+}
+
+export async function insertInstanceAcrossTenants(
+  db: Db,
+  row: { id: string; deployment_id: string; user_id: string; generation: number; name: string; spec_hash: string; token_digest: string },
+): Promise<void> {
+  await db.insertInto('instances').values({ ...row, started_at: null, ended_at: null, end_reason: null }).execute();
+}
+
+export async function updateInstanceAcrossTenants(
+  db: Db,
+  instanceId: string,
+  values: { token_digest?: string; applied_version?: number; started?: true; ended?: string },
+): Promise<void> {
+  const { started, ended, ...rest } = values;
+  await db
+    .updateTable('instances')
+    .set({
+      ...rest,
+      ...(started ? { started_at: sql<Date>`now()` } : {}),
+      ...(ended === undefined ? {} : { ended_at: sql<Date>`now()`, end_reason: ended }),
+    })
+    .where('id', '=', instanceId)
+    .where('ended_at', 'is', null)
+    .execute();
+}
+
+/** The agents of a deployment as its gateway must know them. */
+export async function readAgentsAcrossTenants(db: Db, deploymentId: string) {
+  return db
+    .selectFrom('agents')
+    .select(['id', 'name', 'model', 'instructions'])
+    .where('deployment_id', '=', deploymentId)
+    .orderBy('name')
+    .execute();
+}
+
+/** Erases a deployment and what it was; its agents are gone by then. */
+export async function eraseLeasedAcrossTenants(db: Db, lease: Lease): Promise<void> {
+  await db.transaction().execute(async (trx) => {
+    const held = await updateLeasedAcrossTenants(trx, lease, {});
+    if (!held) return;
+    await trx.deleteFrom('instances').where('deployment_id', '=', lease.deploymentId).execute();
+    await trx.deleteFrom('deployments').where('id', '=', lease.deploymentId).execute();
+  });
+}
+
+export async function readLiveInstancesAcrossTenants(db: Db) {
+  return db
+    .selectFrom('instances as i')
+    .innerJoin('deployments as d', 'd.id', 'i.deployment_id')
+    .select(['i.id', 'i.name', 'i.deployment_id', 'i.user_id', 'i.token_digest', 'i.started_at', 'd.network', 'd.state'])
+    .where('i.ended_at', 'is', null)
+    .execute();
+}
+
+export async function readVolumesAcrossTenants(db: Db): Promise<Set<string>> {
+  const rows = await db.selectFrom('deployments').select('volume').execute();
+  return new Set(rows.map((row) => row.volume));
+}
+
+export async function lookAgainAcrossTenants(db: Db, deploymentIds: string[]): Promise<void> {
+  if (deploymentIds.length === 0) return;
+  await db
+    .updateTable('deployments')
+    .set({ due_at: sql<Date>`now()`, wish: sql<string>`wish + 1` })
+    .where('id', 'in', deploymentIds)
+    .execute();
+}
+
+export async function readNetworkAcrossTenants(db: Db, deploymentId: string) {
+  const row = await db.selectFrom('deployments').select('network').where('id', '=', deploymentId).executeTakeFirst();
+  return row?.network;
+}
+
+export async function noteReasonAcrossTenants(db: Db, deploymentId: string, reason: string): Promise<void> {
+  await db.updateTable('deployments').set({ reason, updated_at: sql<Date>`now()` }).where('id', '=', deploymentId).execute();
+}

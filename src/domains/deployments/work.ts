@@ -1,0 +1,174 @@
+import type { Kysely } from 'kysely';
+import type { Schema } from '../../db/schema.js';
+import type { Bus } from '../../events/bus.js';
+import { appendEvent } from '../../events/outbox.js';
+import type { DeploymentState, NetworkPolicy, Stage, StageTiming } from './deployments.table.js';
+import * as store from './work.store.js';
+
+export type { DeploymentRow, InstanceRow, Lease } from './work.store.js';
+
+/** A leased deployment as it is now: the wish, the limits of its user's tier, and the instance that lives, if any. */
+export type Leased = NonNullable<Awaited<ReturnType<typeof store.readLeasedAcrossTenants>>>;
+
+/** An instance that lives, as every Berth process must know it to serve its link. */
+export interface LiveInstance {
+  id: string;
+  name: string;
+  deploymentId: string;
+  userId: string;
+  tokenDigest: string;
+  started: boolean;
+  network: NetworkPolicy;
+}
+
+/** The agents that a gateway must serve, at a config version (agent-image/README.md). */
+export interface GatewayConfig {
+  version: number;
+  agents: { id: string; incarnation: string; model: string; instructions?: string }[];
+}
+
+/** A write came under a lease that another process holds by now: this one's pass ends, nothing was changed. */
+export class LeaseLost extends Error {
+  constructor(deploymentId: string) {
+    super(`the lease on ${deploymentId} is lost`);
+    this.name = 'LeaseLost';
+  }
+}
+
+const LEASE_S = 30;
+
+/** What the reconciler may do to deployments and instances: each write under a lease, each change announced. */
+export class DeploymentWork {
+  readonly #db: Kysely<Schema>;
+  readonly #bus: Bus;
+  readonly #processId: string;
+
+  constructor({ db, bus, processId }: { db: Kysely<Schema>; bus: Bus; processId: string }) {
+    this.#db = db;
+    this.#bus = bus;
+    this.#processId = processId;
+  }
+
+  claim(limit: number): Promise<store.Lease[]> {
+    return store.claimDueAcrossTenants(this.#db, this.#processId, limit, LEASE_S);
+  }
+
+  nextDueInMs(): Promise<number | undefined> {
+    return store.nextDueInMsAcrossTenants(this.#db);
+  }
+
+  /** Keeps what this process holds; call it well within 30 s. */
+  renew(): Promise<void> {
+    return store.renewLeasesAcrossTenants(this.#db, this.#processId, LEASE_S);
+  }
+
+  async read(lease: store.Lease): Promise<Leased> {
+    const leased = await store.readLeasedAcrossTenants(this.#db, lease);
+    if (!leased) throw new LeaseLost(lease.deploymentId);
+    return leased;
+  }
+
+  /** Records how far the deployment is. */
+  async enter(
+    lease: store.Lease,
+    values: { state: DeploymentState; stage: Stage; stages: StageTiming[]; reason?: string | null; attempts?: number },
+    event?: string,
+  ): Promise<void> {
+    await this.#db.transaction().execute(async (trx) => {
+      if (!(await store.updateLeasedAcrossTenants(trx, lease, values))) throw new LeaseLost(lease.deploymentId);
+      if (event !== undefined) {
+        const payload = { deployment_id: lease.deploymentId, stage: values.stage, ...(values.reason ? { reason: values.reason } : {}) };
+        await appendEvent(trx, lease.userId, { type: event, actor: 'reconciler', requestId: null, payload });
+      }
+    });
+    this.#bus.publish('deployment', lease.deploymentId);
+  }
+
+  /** Adds the one live instance of the deployment, a generation further. */
+  async admit(
+    lease: store.Lease,
+    instance: { id: string; generation: number; name: string; specHash: string; tokenDigest: string },
+    progress: { stage: Stage; stages: StageTiming[] },
+  ): Promise<void> {
+    await this.#db.transaction().execute(async (trx) => {
+      const held = await store.updateLeasedAcrossTenants(trx, lease, { generation: instance.generation, state: 'deploying', ...progress });
+      if (!held) throw new LeaseLost(lease.deploymentId);
+      await store.insertInstanceAcrossTenants(trx, {
+        id: instance.id,
+        deployment_id: lease.deploymentId,
+        user_id: lease.userId,
+        generation: instance.generation,
+        name: instance.name,
+        spec_hash: instance.specHash,
+        token_digest: instance.tokenDigest,
+      });
+    });
+    this.#bus.publish('deployment', lease.deploymentId);
+  }
+
+  async updateInstance(lease: store.Lease, instanceId: string, values: Parameters<typeof store.updateInstanceAcrossTenants>[2]): Promise<void> {
+    await this.#db.transaction().execute(async (trx) => {
+      if (!(await store.updateLeasedAcrossTenants(trx, lease, {}))) throw new LeaseLost(lease.deploymentId);
+      await store.updateInstanceAcrossTenants(trx, instanceId, values);
+    });
+    this.#bus.publish('instance', instanceId);
+    this.#bus.publish('deployment', lease.deploymentId);
+  }
+
+  async release(lease: store.Lease, seenWish: string, dueInMs: number | undefined): Promise<void> {
+    await store.releaseAcrossTenants(this.#db, lease, seenWish, dueInMs);
+  }
+
+  async erase(lease: store.Lease): Promise<void> {
+    await store.eraseLeasedAcrossTenants(this.#db, lease);
+    this.#bus.publish('deployment', lease.deploymentId);
+    this.#bus.publish('user', lease.userId);
+  }
+
+  async gatewayConfig(deploymentId: string, version: number): Promise<GatewayConfig> {
+    const rows = await store.readAgentsAcrossTenants(this.#db, deploymentId);
+    return {
+      version,
+      agents: rows.map((row) => ({
+        id: row.name,
+        incarnation: row.id,
+        model: row.model,
+        ...(row.instructions === null ? {} : { instructions: row.instructions }),
+      })),
+    };
+  }
+
+  async liveInstances(): Promise<LiveInstance[]> {
+    const rows = await store.readLiveInstancesAcrossTenants(this.#db);
+    return rows.map((row) => ({
+      id: row.id,
+      name: row.name,
+      deploymentId: row.deployment_id,
+      userId: row.user_id,
+      tokenDigest: row.token_digest,
+      started: row.started_at !== null,
+      network: row.network,
+    }));
+  }
+
+  /** What a deployment's instances may reach; closed where there is no such deployment. */
+  async networkOf(deploymentId: string): Promise<NetworkPolicy> {
+    return (await store.readNetworkAcrossTenants(this.#db, deploymentId)) ?? { mode: 'closed' };
+  }
+
+  /** Says on the deployment's status what an instance did that got its link cut. */
+  async noteAbuse(deploymentId: string, reason: string): Promise<void> {
+    await store.noteReasonAcrossTenants(this.#db, deploymentId, `its link was cut: ${reason}`);
+    this.#bus.publish('deployment', deploymentId);
+  }
+
+  volumes(): Promise<Set<string>> {
+    return store.readVolumesAcrossTenants(this.#db);
+  }
+
+  /** Something outside happened to these: they are looked at again. */
+  async lookAgain(deploymentIds: string[]): Promise<void> {
+    await store.lookAgainAcrossTenants(this.#db, deploymentIds);
+    for (const id of deploymentIds) this.#bus.publish('deployment', id);
+  }
+}

@@ -1,0 +1,137 @@
+import type { Readable } from 'node:stream';
+import { AppError } from '../lib/errors.js';
+import type { LinkHost } from '../link/host.js';
+import type { Link, LinkResponse } from '../link/link.js';
+import { type GatewayEvent, readGatewayStream } from './stream.js';
+
+export type { GatewayEvent } from './stream.js';
+
+/** A turn as the gateway is asked for it (agent-image/README.md). */
+export interface GatewayTurn {
+  /** The agent's id in the gateway, which is its name. */
+  agent: string;
+  turnId: string;
+  messages: unknown[];
+  /** Key of the conversation that the gateway keeps; absent: stateless. */
+  user?: string | undefined;
+  /** OpenAI's sampling fields, passed on as they came. */
+  sampling?: Record<string, unknown>;
+}
+
+const CONFIG_TIMEOUT_MS = 10_000;
+const PING_TIMEOUT_MS = 5_000;
+/** The gateway sends its headers before it asks the model, so this is the time a busy instance may take to begin. */
+const TURN_HEADERS_TIMEOUT_MS = 30_000;
+const ANSWER_LIMIT_BYTES = 1024 * 1024;
+
+/** Client of the gateways inside instances, each reached over its link. All answers are hostile input: capped, timed, checked. */
+export class GatewayClient {
+  readonly #links: LinkHost;
+
+  constructor({ links }: { links: LinkHost }) {
+    this.#links = links;
+  }
+
+  /** Whether this process can reach the instance now. */
+  reaches(instanceId: string): boolean {
+    return this.#links.get(instanceId) !== undefined;
+  }
+
+  /** Tells the gateway which agents it has; it applies them without a restart. */
+  async configure(instanceId: string, config: { version: number }, signal: AbortSignal): Promise<void> {
+    const response = await this.#link(instanceId).request({
+      method: 'PUT',
+      path: '/berth/v1/config',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify(config),
+      timeoutMs: CONFIG_TIMEOUT_MS,
+      signal,
+    });
+    const text = await readCapped(response.body, CONFIG_TIMEOUT_MS);
+    if (response.status !== 200) throw new AppError('upstream_error', `the gateway refused its configuration: ${messageIn(text)}`);
+  }
+
+  /** Asks the gateway whether it lives and serves that agent; answers the milliseconds that took. */
+  async ping(instanceId: string, agent: string): Promise<number> {
+    const begun = performance.now();
+    const response = await this.#link(instanceId).request({ method: 'GET', path: '/v1/models', timeoutMs: PING_TIMEOUT_MS });
+    const text = await readCapped(response.body, PING_TIMEOUT_MS);
+    if (response.status !== 200) throw new AppError('unavailable', `the gateway answered ${response.status}`);
+    if (!modelIds(text).includes(`openclaw/${agent}`)) throw new AppError('unavailable', 'the gateway does not serve this agent yet');
+    return performance.now() - begun;
+  }
+
+  /** Begins a turn. Resolves with the stream once the gateway has taken it; aborting `signal` cancels it there. */
+  async turn(instanceId: string, turn: GatewayTurn, signal: AbortSignal): Promise<AsyncGenerator<GatewayEvent>> {
+    const body = {
+      ...turn.sampling,
+      model: `openclaw/${turn.agent}`,
+      messages: turn.messages,
+      stream: true,
+      stream_options: { include_usage: true },
+      ...(turn.user === undefined ? {} : { user: turn.user }),
+    };
+    const response = await this.#link(instanceId).request({
+      method: 'POST',
+      path: '/v1/chat/completions',
+      headers: { 'content-type': 'application/json', 'x-berth-turn': turn.turnId, 'x-berth-events': '1' },
+      body: JSON.stringify(body),
+      timeoutMs: TURN_HEADERS_TIMEOUT_MS,
+      signal,
+    });
+    if (response.status === 200) return readGatewayStream(response.body);
+    throw await refusal(response);
+  }
+
+  #link(instanceId: string): Link {
+    const link = this.#links.get(instanceId);
+    if (!link) throw new AppError('unavailable', 'the agent is not connected');
+    return link;
+  }
+}
+
+async function refusal(response: LinkResponse): Promise<AppError> {
+  const message = messageIn(await readCapped(response.body, PING_TIMEOUT_MS));
+  if (response.status === 400) return new AppError('invalid_request', message);
+  if (response.status === 413) return new AppError('payload_too_large', message);
+  if (response.status === 429) return new AppError('rate_limited', message, { retryAfterS: 1 });
+  if (response.status === 503) return new AppError('unavailable', message);
+  return new AppError('upstream_error', `the gateway answered ${response.status}: ${message}`);
+}
+
+/** The message of an OpenAI error object, cut to a length that a person reads. */
+function messageIn(text: string): string {
+  try {
+    const parsed = JSON.parse(text) as { error?: { message?: unknown } };
+    if (typeof parsed.error?.message === 'string') return parsed.error.message.slice(0, 500);
+  } catch {
+    // Not JSON: said below.
+  }
+  return 'its answer was not understood';
+}
+
+function modelIds(text: string): string[] {
+  try {
+    const parsed = JSON.parse(text) as { data?: { id?: unknown }[] };
+    return Array.isArray(parsed.data) ? parsed.data.map((model) => String(model?.id)) : [];
+  } catch {
+    return [];
+  }
+}
+
+async function readCapped(body: Readable, timeoutMs: number): Promise<string> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  const timer = setTimeout(() => body.destroy(new AppError('timeout', 'the gateway stopped in the midst of its answer')), timeoutMs);
+  try {
+    for await (const chunk of body as AsyncIterable<Buffer>) {
+      bytes += chunk.length;
+      if (bytes > ANSWER_LIMIT_BYTES) throw new AppError('upstream_error', `the gateway's answer is longer than ${ANSWER_LIMIT_BYTES} bytes`);
+      chunks.push(chunk);
+    }
+    return Buffer.concat(chunks).toString('utf8');
+  } finally {
+    clearTimeout(timer);
+    body.destroy();
+  }
+}

@@ -1,0 +1,112 @@
+import { randomBytes } from 'node:crypto';
+import { createServer } from 'node:http';
+import { existsSync, readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { getRequestListener } from '@hono/node-server';
+import { createApp } from './app.js';
+import { type Config, ConfigError, readConfig } from './config.js';
+import { migrate } from './db/migrate.js';
+import { openDatabase } from './db/open.js';
+import { loadOrCreateAdminKey } from './domains/api-keys/admin-key.js';
+import { openInstallation } from './domains/installation/installation.js';
+import { SERVER_OPTIONS } from './http/server.js';
+import { messageOf } from './lib/errors.js';
+import { createLog, type Log } from './lib/log.js';
+import { DockerRuntime } from './runtime/docker/docker.js';
+import { ProcessRuntime } from './runtime/process/process.js';
+import type { Runtime } from './runtime/runtime.js';
+import { loadOrCreateMasterKey } from './vault/master-key.js';
+import { Vault } from './vault/vault.js';
+
+/** What has to be closed at the end, last opened first. */
+type Closer = () => Promise<void>;
+
+async function run(): Promise<void> {
+  const { config, secrets } = readConfig(process.env);
+  const log = createLog(config.logLevel);
+  const closers: Closer[] = [];
+  const stop = stopOnce(closers, log);
+  try {
+    const database = await openDatabase({ databaseUrl: secrets.databaseUrl, dataDir: config.dataDir, log });
+    closers.push(() => database.close());
+    await migrate(database.db);
+    const { masterKey, previous } = await loadOrCreateMasterKey(config.dataDir, secrets);
+    const vault = await Vault.open({ masterKey, previous });
+    const installation = await openInstallation({ db: database.db, vault, dataDir: config.dataDir });
+    const admin = await loadOrCreateAdminKey(config.dataDir, secrets.adminApiKey);
+    const runtime = createRuntime(config, installation.id, log);
+    const processId = `p${randomBytes(4).toString('hex')}`;
+    const app = createApp({ config, secrets, adminKey: admin.key, database, vault, installation, runtime, processId, version: version(), log });
+    closers.push(() => app.stop());
+    await app.start();
+    const { url, close } = await listen(config, app);
+    closers.push(close);
+    log.info({ url, installation: installation.id, process: processId, database: database.kind, runtime: runtime.name }, `Berth listens on ${url}`);
+    // Not through the logger, which keeps keys out: shown on the first start only, to whoever started it.
+    if (admin.made) process.stdout.write(`Admin key (shown once; kept in ${admin.path}): ${admin.key}\n`);
+  } catch (error) {
+    await stop(1, error);
+  }
+  for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => void stop(0));
+}
+
+/** Closes everything in reverse and ends the process; the second call does nothing. */
+function stopOnce(closers: Closer[], log: Log): (exitCode: number, error?: unknown) => Promise<void> {
+  let stopping = false;
+  return async (exitCode, error) => {
+    if (stopping) return;
+    stopping = true;
+    if (error !== undefined) log.fatal({ err: error }, messageOf(error));
+    setTimeout(() => process.exit(exitCode || 1), 30_000).unref();
+    for (const close of closers.reverse()) {
+      await close().catch((closing: unknown) => log.error({ err: closing }, `stopping: ${messageOf(closing)}`));
+    }
+    process.exit(exitCode);
+  };
+}
+
+function createRuntime(config: Config, installationId: string, log: Log): Runtime {
+  if (config.runtime === 'docker') return new DockerRuntime({ installationId, log, ...(config.dockerHost ? { dockerHost: config.dockerHost } : {}) });
+  log.warn('RUNTIME=process: agents run as plain processes of this user, without any isolation. For trying Berth out, never for tenants.');
+  const gatewayPath = fileURLToPath(new URL('agent-image/dist/gateway.mjs', projectRoot()));
+  return new ProcessRuntime({ installationId, dataDir: `${config.dataDir}/process`, gatewayPath, log, allowTools: config.processTools });
+}
+
+async function listen(config: Config, app: ReturnType<typeof createApp>): Promise<{ url: string; close: Closer }> {
+  const server = createServer(SERVER_OPTIONS, getRequestListener(app.edge.fetch, { errorHandler: app.edge.refuse, overrideGlobalObjects: false }));
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(config.port, config.host, resolve);
+  });
+  const address = server.address();
+  const port = typeof address === 'object' && address !== null ? address.port : config.port;
+  const host = config.host.includes(':') ? `[${config.host}]` : config.host;
+  return {
+    url: `http://${host}:${port}`,
+    async close() {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeIdleConnections();
+      setTimeout(() => server.closeAllConnections(), 5_000).unref();
+      await closed;
+    },
+  };
+}
+
+/** The folder of package.json: one above src/, two above dist/src/. */
+function projectRoot(): URL {
+  const above = new URL('../', import.meta.url);
+  return existsSync(new URL('package.json', above)) ? above : new URL('../', above);
+}
+
+function version(): string {
+  const text = readFileSync(new URL('package.json', projectRoot()), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+try {
+  await run();
+} catch (error) {
+  if (!(error instanceof ConfigError)) throw error;
+  process.stderr.write(`${error.message}\n`);
+  process.exit(2);
+}

@@ -1,0 +1,139 @@
+import { createHash, randomBytes } from 'node:crypto';
+import type { DeploymentWork, Lease, Leased } from '../domains/deployments/work.js';
+import type { GatewayClient } from '../gateway/gateway.js';
+import { newId } from '../lib/ids.js';
+import type { LinkHost } from '../link/host.js';
+import type { InstanceSpec, Runtime } from '../runtime/runtime.js';
+import type { Step } from './plan.js';
+import type { Progress } from './progress.js';
+import { instanceName, specFor, specHashOf } from './spec.js';
+
+export interface Hands {
+  work: DeploymentWork;
+  runtime: Runtime;
+  links: LinkHost;
+  gateway: GatewayClient;
+  installationId: string;
+  image: string;
+}
+
+/** What a pass does after a step: look again at once, or stop and look again after a time (never, if undefined). */
+export type Next = 'again' | { lookAgainInMs: number | undefined };
+
+/** How long one pass stays with an instance that has not connected; a link that comes up later wakes the reconciler. */
+const STAY_MS = 2_000;
+
+/** How long an instance must have run before its deployment's failures are forgotten. */
+export const STEADY_MS = 60_000;
+
+/** Carries out one step. Everything here may be killed at any line and done again. */
+export class Apply {
+  readonly #hands: Hands;
+
+  constructor(hands: Hands) {
+    this.#hands = hands;
+  }
+
+  async step(step: Exclude<Step, { do: 'end' }>, lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
+    switch (step.do) {
+      case 'admit':
+        return this.#admit(lease, leased, progress);
+      case 'create':
+        return this.#create(lease, leased, progress);
+      case 'start':
+        return this.#start(lease, leased, progress);
+      case 'unpause':
+        await this.#hands.runtime.unpause(liveOf(leased).name);
+        return 'again';
+      case 'connect':
+        return this.#connect(lease, leased, progress, signal);
+      case 'configure':
+        return this.#configure(lease, leased, progress, signal);
+      case 'settle':
+        return this.#settle(lease, leased, progress);
+      case 'remove_volume':
+        await this.#hands.runtime.removeVolume(leased.deployment.volume);
+        await this.#hands.work.erase(lease);
+        return { lookAgainInMs: undefined };
+    }
+  }
+
+  /** Ends the live instance: the container first, then its folder and its row, so that a crash between them leaves the row to find it by. */
+  async end(lease: Lease, leased: Leased, why: string, graceMs: number): Promise<void> {
+    const { runtime, links, work } = this.#hands;
+    const instance = liveOf(leased);
+    if (graceMs > 0) await runtime.stop(instance.name, graceMs);
+    await runtime.remove(instance.name);
+    await links.remove(instance.id);
+    await work.updateInstance(lease, instance.id, { ended: why });
+  }
+
+  async #admit(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
+    const generation = leased.deployment.generation + 1;
+    const specHash = specHashOf(leased, this.#hands.image);
+    const name = instanceName(this.#hands.installationId, lease.deploymentId, generation);
+    // The digest of nothing: the token is made when the container is, so a crash in between leaves none behind.
+    await this.#hands.work.admit(lease, { id: newId('ins'), generation, name, specHash, tokenDigest: '' }, progress.at('creating'));
+    return 'again';
+  }
+
+  async #create(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
+    const { work, links, runtime, installationId, image } = this.#hands;
+    const instance = liveOf(leased);
+    const token = randomBytes(32).toString('base64url');
+    const digest = createHash('sha256').update(token).digest('hex');
+    if (progress.stage !== 'creating') await work.enter(lease, { state: 'deploying', ...progress.at('creating') });
+    await work.updateInstance(lease, instance.id, { token_digest: digest });
+    const identity = { instanceId: instance.id, deploymentId: lease.deploymentId, userId: lease.userId };
+    const { dir } = await links.open(identity, digest);
+    await links.writeToken(instance.id, token);
+    const spec: InstanceSpec = specFor(leased, { installationId, image, linkDir: dir });
+    await runtime.create(spec);
+    return 'again';
+  }
+
+  async #start(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
+    const instance = liveOf(leased);
+    await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('starting') });
+    await this.#hands.runtime.start(instance.name);
+    await this.#hands.work.updateInstance(lease, instance.id, { started: true });
+    return 'again';
+  }
+
+  async #connect(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
+    if (progress.stage !== 'connecting') await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('connecting') });
+    const stay = AbortSignal.any([signal, AbortSignal.timeout(STAY_MS)]);
+    const up = await this.#hands.links.waitFor(liveOf(leased).id, stay).then(
+      () => true,
+      () => false,
+    );
+    return up ? 'again' : { lookAgainInMs: 1_000 };
+  }
+
+  async #configure(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
+    const { work, gateway } = this.#hands;
+    const first = liveOf(leased).applied_version === 0;
+    if (first) await work.enter(lease, { state: 'deploying', ...progress.at('configuring') });
+    const config = await work.gatewayConfig(lease.deploymentId, leased.deployment.config_version);
+    await gateway.configure(liveOf(leased).id, config, signal);
+    await work.updateInstance(lease, liveOf(leased).id, { applied_version: config.version });
+    return 'again';
+  }
+
+  async #settle(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
+    const { deployment, instance } = leased;
+    const steady = (instance?.started_ms_ago ?? 0) >= STEADY_MS;
+    const attempts = steady ? 0 : deployment.attempts;
+    if (deployment.state !== 'ready') {
+      await this.#hands.work.enter(lease, { state: 'ready', reason: null, attempts, ...progress.at('ready') }, 'deployment.ready');
+    } else if (attempts !== deployment.attempts) {
+      await this.#hands.work.enter(lease, { state: 'ready', reason: null, attempts, stage: 'ready', stages: deployment.stages });
+    }
+    return { lookAgainInMs: attempts > 0 ? STEADY_MS : undefined };
+  }
+}
+
+function liveOf(leased: Leased): NonNullable<Leased['instance']> {
+  if (!leased.instance) throw new Error(`deployment ${leased.deployment.id} has no live instance`);
+  return leased.instance;
+}

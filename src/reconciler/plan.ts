@@ -1,0 +1,70 @@
+import type { Observed } from '../runtime/runtime.js';
+
+/** All that a decision rests on; nothing else is looked at. */
+export interface Situation {
+  desired: 'running' | 'deleted';
+  /** Hash of the spec an instance must have to be the wished one. */
+  specHash: string;
+  configVersion: number;
+  /** The instance that the database says lives. */
+  instance: { specHash: string; appliedVersion: number; startedMsAgo: number | undefined } | undefined;
+  /** What the runtime says of it. */
+  observed: Observed | undefined;
+  linkUp: boolean;
+}
+
+/** The next safe step. Each can be done again after a crash in the midst of it. */
+export type Step =
+  | { do: 'admit' }
+  | { do: 'create' }
+  | { do: 'start' }
+  | { do: 'unpause' }
+  | { do: 'connect' }
+  | { do: 'configure' }
+  | { do: 'settle' }
+  | { do: 'end'; why: string; failed: boolean; graceMs: number }
+  | { do: 'remove_volume' };
+
+/** How long an instance has from its start to its link. */
+export const CONNECT_TIMEOUT_MS = 60_000;
+
+/** How long a replaced instance has to finish what it does. */
+const REPLACE_GRACE_MS = 10_000;
+
+/** What to do next about one deployment: pure, so that every case is a row of a test's table. */
+export function plan(situation: Situation): Step {
+  const { desired, instance, observed } = situation;
+  if (desired === 'deleted') return instance ? { do: 'end', why: 'deleted', failed: false, graceMs: 0 } : { do: 'remove_volume' };
+  if (!instance) return { do: 'admit' };
+  if (!observed) return planMissing(instance.startedMsAgo);
+  if (observed.state === 'exited') return { do: 'end', why: whyItEnded(observed), failed: true, graceMs: 0 };
+  if (instance.specHash !== situation.specHash) {
+    return { do: 'end', why: 'replaced: its image or limits changed', failed: false, graceMs: REPLACE_GRACE_MS };
+  }
+  if (observed.state === 'created') return { do: 'start' };
+  if (observed.state === 'paused') return { do: 'unpause' };
+  return planRunning(situation, instance);
+}
+
+function planMissing(startedMsAgo: number | undefined): Step {
+  if (startedMsAgo === undefined) return { do: 'create' };
+  return { do: 'end', why: 'the container was removed from outside', failed: true, graceMs: 0 };
+}
+
+function planRunning(situation: Situation, instance: NonNullable<Situation['instance']>): Step {
+  if (instance.startedMsAgo === undefined) return { do: 'start' };
+  if (!situation.linkUp) {
+    if (instance.startedMsAgo < CONNECT_TIMEOUT_MS) return { do: 'connect' };
+    return { do: 'end', why: `its gateway did not connect within ${CONNECT_TIMEOUT_MS / 1000} s`, failed: true, graceMs: 0 };
+  }
+  if (instance.appliedVersion < situation.configVersion) return { do: 'configure' };
+  return { do: 'settle' };
+}
+
+/** The end of an instance in plain words, from what the engine saw. */
+export function whyItEnded(observed: Observed): string {
+  if (observed.error) return `the container could not run: ${observed.error}`;
+  if (observed.oomKilled && observed.exitCode === 137) return 'the container ran out of memory and was killed';
+  if (observed.exitCode === 137) return 'the container was killed (exit code 137)';
+  return `the container ended with exit code ${observed.exitCode ?? 'unknown'}`;
+}

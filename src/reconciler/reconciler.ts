@@ -1,0 +1,177 @@
+import { LeaseLost, type Lease, type Leased } from '../domains/deployments/work.js';
+import type { Bus } from '../events/bus.js';
+import { backoffMs } from '../lib/backoff.js';
+import { type Clock, systemClock } from '../lib/clock.js';
+import { AppError, messageOf } from '../lib/errors.js';
+import type { Log } from '../lib/log.js';
+import { Loop } from '../lib/loop.js';
+import { Apply, type Hands, type Next, STEADY_MS } from './apply.js';
+import { Sweep } from './observe.js';
+import { plan, type Step } from './plan.js';
+import { Progress } from './progress.js';
+import { specHashOf } from './spec.js';
+
+export interface ReconcilerOptions extends Hands {
+  bus: Bus;
+  log: Log;
+  orphanGraceMs: number;
+  clock?: Clock;
+  /** Deployments worked on at once by this process. */
+  concurrency?: number;
+  passEveryMs?: number;
+  sweepEveryMs?: number;
+}
+
+/** More steps than any real path has: a plan that turns in circles is cut and backed off. */
+const STEPS_AT_MOST = 40;
+const BACKOFF = { firstMs: 500, maxMs: 60_000 };
+const RENEW_EVERY_MS = 8_000;
+
+/**
+ * Makes what is wished true, one safe step after another. It takes no input: each pass claims what is due and works on it; events only say
+ * that now is a good time. Killed at any instruction, the next pass of any process goes on from what the database and the runtime show.
+ */
+export class Reconciler {
+  readonly #options: ReconcilerOptions;
+  readonly #apply: Apply;
+  readonly #clock: Clock;
+  readonly #sweep: Sweep;
+  readonly #loops: Loop[];
+  readonly #passes: Loop;
+  readonly #busy = new Map<string, Promise<void>>();
+  readonly #stop = new AbortController();
+  #watching: Promise<void> | undefined;
+  #unsubscribe: (() => void) | undefined;
+
+  constructor(options: ReconcilerOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#apply = new Apply(options);
+    const { work, runtime, links, log, orphanGraceMs } = options;
+    this.#sweep = new Sweep({ work, runtime, links, log, orphanGraceMs, now: () => performance.now() });
+    this.#passes = new Loop({ name: 'reconcile', everyMs: options.passEveryMs ?? 1_000, run: () => this.pass() }, log);
+    this.#loops = [
+      this.#passes,
+      new Loop({ name: 'sweep', everyMs: options.sweepEveryMs ?? 30_000, run: () => this.#sweep.run() }, log),
+      new Loop({ name: 'renew leases', everyMs: RENEW_EVERY_MS, run: () => work.renew() }, log),
+    ];
+  }
+
+  start(): void {
+    this.#unsubscribe = this.#options.bus.subscribe('deployment', () => this.#passes.wake());
+    this.#watching = this.#watchRuntime();
+    for (const loop of this.#loops) loop.start();
+  }
+
+  /** Ends the loops and waits for the work in hand. */
+  async stop(): Promise<void> {
+    this.#unsubscribe?.();
+    this.#stop.abort();
+    await Promise.all(this.#loops.map((loop) => loop.stop()));
+    await Promise.all(this.#busy.values());
+    await this.#watching;
+  }
+
+  /** Claims what is due, as far as there are hands, and begins to work on it. */
+  async pass(): Promise<void> {
+    const free = (this.#options.concurrency ?? 8) - this.#busy.size;
+    if (free <= 0 || this.#stop.signal.aborted) return;
+    for (const lease of await this.#options.work.claim(free)) {
+      const done = this.#workOn(lease).finally(() => {
+        this.#busy.delete(lease.deploymentId);
+        this.#passes.wake();
+      });
+      this.#busy.set(lease.deploymentId, done);
+    }
+  }
+
+  async #workOn(lease: Lease): Promise<void> {
+    const { work, log } = this.#options;
+    try {
+      const leased = await work.read(lease);
+      const dueInMs = await this.#toTheEnd(lease, leased);
+      await work.release(lease, leased.deployment.wish, dueInMs);
+    } catch (error) {
+      if (error instanceof LeaseLost) return;
+      log.error({ deployment: lease.deploymentId, err: error }, `reconciling failed: ${messageOf(error)}`);
+    }
+  }
+
+  /** Steps until settled, waiting or failed; answers after how many milliseconds to look again. */
+  async #toTheEnd(lease: Lease, first: Leased): Promise<number | undefined> {
+    const progress = new Progress(this.#clock, first.deployment.stages);
+    let leased = first;
+    try {
+      for (let n = 0; n < STEPS_AT_MOST && !this.#stop.signal.aborted; n++) {
+        const step = await this.#nextStep(leased);
+        const next = await this.#take(step, lease, leased, progress);
+        if (next !== 'again') return next.lookAgainInMs;
+        leased = await this.#options.work.read(lease);
+      }
+      if (this.#stop.signal.aborted) return 0;
+      throw new Error(`no end after ${STEPS_AT_MOST} steps`);
+    } catch (error) {
+      if (error instanceof LeaseLost) throw error;
+      if (this.#stop.signal.aborted) return 0;
+      return this.#failed(lease, leased, progress, reasonOf(error), error);
+    }
+  }
+
+  async #nextStep(leased: Leased): Promise<Step> {
+    const { deployment, instance } = leased;
+    const observed = instance ? await this.#options.runtime.inspect(instance.name) : undefined;
+    return plan({
+      desired: deployment.desired,
+      specHash: specHashOf(leased, this.#options.image),
+      configVersion: deployment.config_version,
+      instance: instance && {
+        specHash: instance.spec_hash,
+        appliedVersion: instance.applied_version,
+        startedMsAgo: instance.started_ms_ago ?? undefined,
+      },
+      observed: observed && instance && observed.instanceId === instance.id ? observed : undefined,
+      linkUp: instance !== undefined && this.#options.links.get(instance.id) !== undefined,
+    });
+  }
+
+  async #take(step: Step, lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
+    if (step.do !== 'end') return this.#apply.step(step, lease, leased, progress, this.#stop.signal);
+    await this.#apply.end(lease, leased, step.why, step.graceMs);
+    if (!step.failed) return 'again';
+    return { lookAgainInMs: await this.#failed(lease, leased, progress, step.why) };
+  }
+
+  /** Counts a failure, says why in plain words, and answers when to try again. */
+  async #failed(lease: Lease, leased: Leased, progress: Progress, reason: string, cause?: unknown): Promise<number> {
+    const steady = (leased.instance?.started_ms_ago ?? 0) >= STEADY_MS;
+    const attempts = steady ? 1 : leased.deployment.attempts + 1;
+    this.#options.log.warn({ deployment: lease.deploymentId, attempts, err: cause }, `deployment failed: ${reason}`);
+    const { stages } = leased.deployment;
+    const stage = progress.stage ?? 'queued';
+    const state = leased.deployment.desired === 'deleted' ? 'deleting' : 'failing';
+    await this.#options.work.enter(lease, { state, stage, stages, reason, attempts }, 'deployment.failed');
+    return backoffMs(attempts, BACKOFF);
+  }
+
+  /** What the runtime sees happen makes its deployment due; after a gap everything is looked at. */
+  async #watchRuntime(): Promise<void> {
+    const { runtime, work, log } = this.#options;
+    while (!this.#stop.signal.aborted) {
+      try {
+        for await (const event of runtime.events(this.#stop.signal)) {
+          if (event.type === 'resync') this.#loops[1]?.wake();
+          else if (event.type === 'die' || event.type === 'oom' || event.type === 'remove') await work.lookAgain([event.deploymentId]);
+        }
+      } catch (error) {
+        if (!this.#stop.signal.aborted) log.warn({ err: error }, `watching the engine failed: ${messageOf(error)}`);
+        await new Promise((resolve) => setTimeout(resolve, 1_000));
+      }
+    }
+  }
+}
+
+/** The reason shown to the tenant: our own words where the error is ours, none of the inside where it is not. */
+function reasonOf(error: unknown): string {
+  if (error instanceof AppError) return error.code === 'unavailable' ? `engine or gateway unavailable: ${error.message}` : error.message;
+  return 'internal error; see the log of Berth';
+}
