@@ -1,7 +1,7 @@
 // The program that contract tests run inside instances: it does what the lines of `commands` in its link folder say, in order,
 // as they are added. Written for any Node, with nothing to install.
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { join } from 'node:path';
 
 const linkDir = process.env.BERTH_LINK_DIR ?? '/run/berth';
@@ -43,10 +43,13 @@ const commands = {
   keep: (text) => writeFileSync(join(dataDir, 'kept'), text),
   recall: () => process.stdout.write(`kept: ${attempt(() => readFileSync(join(dataDir, 'kept'), 'utf8'))}\n`),
   probe: () => process.stdout.write(`${JSON.stringify(Object.fromEntries(Object.entries(probes).map(([k, f]) => [k, attempt(f)])))}\n`),
+  // A child of its own group's, that holds its output open.
+  spawn: () => process.stdout.write(`child ${spawn('/bin/sleep', ['1000'], { stdio: ['ignore', 'inherit', 'inherit'] }).pid}\n`),
   oom: () => {
     for (const held = []; ; ) held.push(Buffer.alloc(1 << 20, 1));
   },
-  exit: (code) => process.exit(code),
+  // Once what was said has left: output to a full pipe waits inside the program.
+  exit: (code) => process.stdout.write('', () => process.exit(code)),
 };
 
 setInterval(() => {

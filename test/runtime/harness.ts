@@ -17,6 +17,7 @@ export type Command =
   | { recall: true }
   | { probe: true }
   | { oom: true }
+  | { spawn: true }
   | { exit: number };
 
 /** A folder for what a test file makes, and specs of instances that find their commands in it. */

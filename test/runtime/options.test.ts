@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { containerOptions, heapMib, specHash, volumeOptions } from '../../src/runtime/docker/options.js';
+import { containerOptions, specHash, volumeOptions } from '../../src/runtime/docker/options.js';
+import { heapMib } from '../../src/runtime/heap.js';
 import type { InstanceSpec } from '../../src/runtime/runtime.js';
 
 const spec: InstanceSpec = {
