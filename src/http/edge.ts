@@ -159,7 +159,7 @@ export class Edge {
 
   #ended(method: string, state: RequestState, response: Response, outgoing: ServerResponse | undefined): void {
     const ms = performance.now() - state.startedMs;
-    const gone = outgoing !== undefined && outgoing.destroyed && !outgoing.writableFinished;
+    const gone = state.streamed ? state.streamed.broken : (outgoing?.destroyed ?? false);
     const status = gone ? CLIENT_GONE : (state.streamed?.status ?? response.status);
     this.#metrics?.ended(state.route, method, status, ms / 1000);
     const { log } = this.#services;

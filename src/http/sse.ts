@@ -80,7 +80,7 @@ export async function streamText(
   const { outgoing, berth: state } = c.env;
   if (c.req.method === 'HEAD') return new Response(null, { headers: HEADERS });
   if (!outgoing) throw new AppError('internal', 'a stream needs a connection');
-  state.streamed = { status: 200, headers: HEADERS };
+  state.streamed = { status: 200, headers: HEADERS, broken: false };
   const stream = new OutgoingStream(outgoing, state, options);
   try {
     await produce(stream);
@@ -89,6 +89,7 @@ export async function streamText(
     if (!stream.signal.aborted) stream.fail(options.failure(noted(state, thrown)));
     else if (thrown !== stream.signal.reason) state.services.log.debug({ request_id: state.requestId }, `after the client had gone: ${messageOf(thrown)}`);
   } finally {
+    state.streamed.broken = stream.signal.aborted;
     stream.end();
   }
   return alreadySent();

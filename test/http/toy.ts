@@ -1,11 +1,11 @@
-import { createServer, type Server } from 'node:http';
+import { createServer, type Server, type ServerOptions } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import { z } from '@hono/zod-openapi';
 import { pino } from 'pino';
 import { Edge, type EdgeOptions } from '../../src/http/edge.js';
 import { callerOf, createRouter, requestIdOf, route, type Router, tenantOf } from '../../src/http/router.js';
-import { SERVER_OPTIONS } from '../../src/http/server.js';
+import { refuseBadHttp, SERVER_OPTIONS } from '../../src/http/server.js';
 import { type EventSink, streamEvents } from '../../src/http/sse.js';
 import type { Caller } from '../../src/lib/caller.js';
 import { AppError } from '../../src/lib/errors.js';
@@ -163,12 +163,13 @@ export interface Toy {
 }
 
 /** The toy app behind the edge, over real HTTP on a port of its own. */
-export async function startToy(hooks: ToyHooks = {}, options: Partial<EdgeOptions> = {}): Promise<Toy> {
+export async function startToy(hooks: ToyHooks = {}, options: Partial<EdgeOptions> = {}, serverOptions: ServerOptions = {}, more: (app: Router) => void = () => {}): Promise<Toy> {
   const logged: Record<string, unknown>[] = [];
   const log = pino({ level: 'debug', base: undefined }, { write: (line: string) => void logged.push(JSON.parse(line) as Record<string, unknown>) });
   const app = createRouter();
   app.route('/api/v1', agentRoutes(hooks));
   app.route('/', systemRoutes());
+  more(app);
   const edge = new Edge(app, {
     authenticator: { authenticate: (key) => Promise.resolve(CALLERS[key]) },
     directory: { resolve: (name) => Promise.resolve([ADA, BOB].find((user) => user.userId === name || user.userName === name)).then((user) => user && { id: user.userId }) },
@@ -177,7 +178,8 @@ export async function startToy(hooks: ToyHooks = {}, options: Partial<EdgeOption
     limits: (caller) => (caller.kind === 'admin' ? undefined : 1000),
     ...options,
   });
-  const server = createServer(SERVER_OPTIONS, getRequestListener(edge.fetch, { errorHandler: edge.refuse }));
+  const server = createServer({ ...SERVER_OPTIONS, ...serverOptions }, getRequestListener(edge.fetch, { errorHandler: edge.refuse }));
+  server.on('clientError', refuseBadHttp);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as AddressInfo;
   const url = `http://127.0.0.1:${port}`;
