@@ -97,8 +97,9 @@ export class Conversations {
   async #load(agentId: string, user: string): Promise<Conversation> {
     const dir = this.#options.dirOf(agentId);
     const path = join(dir, fileName(user));
-    const conversation = new Conversation(path, this.#options);
-    for (const record of await readTail(path, this.#options.historyBytes)) conversation.take(record);
+    const { records, torn } = await readTail(path, this.#options.historyBytes);
+    const conversation = new Conversation(path, this.#options, torn);
+    for (const record of records) conversation.take(record);
     return conversation;
   }
 }
@@ -110,10 +111,13 @@ export class Conversation {
   #turns: { text: string; bytes: number; continues: boolean }[] = [];
   #bytes = 0;
   #pending: string[] = [];
+  /** Whether the file ends in the midst of a line, which a crash had cut. */
+  #torn: boolean;
 
-  constructor(path: string, options: ConversationsOptions) {
+  constructor(path: string, options: ConversationsOptions, torn = false) {
     this.#path = path;
     this.#options = options;
+    this.#torn = torn;
   }
 
   get bytes(): number {
@@ -136,7 +140,9 @@ export class Conversation {
     this.take(small);
     try {
       await mkdir(join(this.#path, '..'), { recursive: true });
-      await appendFile(this.#path, `${JSON.stringify({ ...small, messages: small.messages.map((m) => JSON.parse(m) as unknown) })}\n`);
+      const line = JSON.stringify({ ...small, messages: small.messages.map((json) => JSON.parse(json) as unknown) });
+      await appendFile(this.#path, `${this.#torn ? '\n' : ''}${line}\n`);
+      this.#torn = false;
     } catch (error) {
       // A full disk must not silence the agent: the conversation goes on from memory.
       this.#options.log.warn('conversation not saved', { turn: record.turn, code: errorCode(error) });
@@ -225,22 +231,22 @@ function fileName(user: string): string {
 }
 
 /** The turns at the end of a file that fit into `mostBytes`; a line that cannot be read (cut by a crash) is passed over. */
-async function readTail(path: string, mostBytes: number): Promise<TurnRecord[]> {
+async function readTail(path: string, mostBytes: number): Promise<{ records: TurnRecord[]; torn: boolean }> {
   let file;
   try {
     // A shell could have put a pipe or a link in its place: never wait on one, never follow one.
     file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch {
-    return [];
+    return { records: [], torn: false };
   }
   try {
     const stat = await file.stat();
-    if (!stat.isFile()) return [];
+    if (!stat.isFile()) return { records: [], torn: false };
     const from = Math.max(0, stat.size - mostBytes);
     const { buffer, bytesRead } = await file.read(Buffer.alloc(stat.size - from), 0, stat.size - from, from);
     const lines = buffer.toString('utf8', 0, bytesRead).split('\n');
     if (from > 0) lines.shift();
-    return lines.flatMap(readRecord);
+    return { records: lines.flatMap(readRecord), torn: lines.at(-1) !== '' };
   } finally {
     await file.close();
   }

@@ -78,6 +78,11 @@ export class BerthStandIn {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
+  /** The next link to come up, whatever is up now. */
+  nextLink(): Promise<ClientHttp2Session> {
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
   /** Dies as a process does: every connection ends, the socket file goes. */
   async close(): Promise<void> {
     this.session?.destroy();
@@ -153,7 +158,10 @@ export interface Answer {
 }
 
 export async function readAnswer(stream: ClientHttp2Stream): Promise<Answer> {
-  const [headers] = (await once(stream, 'response')) as [Record<string, unknown>];
+  const [headers] = (await Promise.race([
+    once(stream, 'response'),
+    once(stream, 'close').then(() => Promise.reject(new Error('the stream was closed without an answer'))),
+  ])) as [Record<string, unknown>];
   stream.setEncoding('utf8');
   let text = '';
   for await (const piece of stream as AsyncIterable<string>) text += piece;
