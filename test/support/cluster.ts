@@ -31,9 +31,11 @@ export async function clusterUrl(runDir: string, prepare: (url: string) => Promi
 /** Stops the server that `clusterUrl` started in this folder, if any. */
 export async function stopCluster(runDir: string): Promise<void> {
   const data = join(runDir, 'postgres', 'data');
-  const pid = await readFile(join(data, 'postmaster.pid'), 'utf8').catch(() => undefined);
-  if (pid === undefined) return;
-  await asPostgres('pg_ctl', ['stop', '-D', data, '-m', 'immediate', '-w']);
+  const pidfile = await readFile(join(data, 'postmaster.pid'), 'utf8').catch(() => undefined);
+  if (pidfile === undefined) return;
+  // A server that was killed leaves its pidfile; `stop` would then fail.
+  const runs = await asPostgres('pg_ctl', ['status', '-D', data]).then(() => true, () => false);
+  if (runs) await asPostgres('pg_ctl', ['stop', '-D', data, '-m', 'immediate', '-w']);
 }
 
 interface Answer {

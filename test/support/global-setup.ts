@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestProject } from 'vitest/node';
@@ -30,7 +30,10 @@ async function removeRun(runDir: string): Promise<void> {
 async function removeOldRuns(): Promise<void> {
   for (const name of await readdir(tmpdir())) {
     const pid = new RegExp(`^${PREFIX}(\\d+)-`).exec(name)?.[1];
-    if (pid && !isRunning(Number(pid))) await removeRun(join(tmpdir(), name));
+    if (!pid || isRunning(Number(pid))) continue;
+    const folder = join(tmpdir(), name);
+    const owner = await stat(folder).catch(() => undefined); // gone: another run was quicker to remove it
+    if (owner?.uid === process.getuid?.()) await removeRun(folder);
   }
 }
 

@@ -1,0 +1,99 @@
+import { readdir, readFile } from 'node:fs/promises';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
+import { join } from 'node:path';
+import type { FakeProcess } from '../../src/runtime/fake/engine.js';
+import type { InstanceSpec } from '../../src/runtime/runtime.js';
+import { Gateway } from '../link/gateway.js';
+
+interface Agent {
+  id: string;
+  incarnation: string;
+  model: string;
+}
+
+/** How the next turns behave, for tests of the unhappy half. */
+export type Script = (request: { body: { messages: { content: string }[]; user?: string } }, response: Http2ServerResponse) => void | Promise<void>;
+
+/** The gateways of fake instances, in this process: they dial over the real link, take configs and echo. What they were told is theirs to show. */
+export class FakeGateways {
+  readonly configs = new Map<string, { version: number; agents: Agent[] }>();
+  /** Instances that must not dial. */
+  silent = false;
+  script: Script | undefined;
+  readonly #open = new Map<string, Map<string, Gateway>>();
+  readonly #ends = new Map<string, AbortController>();
+
+  async begin(spec: InstanceSpec, process: FakeProcess): Promise<void> {
+    const end = new AbortController();
+    this.#ends.set(spec.instanceId, end);
+    process.log('stdout', JSON.stringify({ time: new Date().toISOString(), level: 'info', msg: 'started' }));
+    const links = new Map<string, Gateway>();
+    this.#open.set(spec.instanceId, links);
+    while (!end.signal.aborted && !process.ended.aborted) {
+      if (!this.silent) await this.#dialAll(spec, links).catch(() => undefined);
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    for (const gateway of links.values()) gateway.close();
+  }
+
+  end(spec: InstanceSpec): void {
+    this.#ends.get(spec.instanceId)?.abort();
+  }
+
+  /** Cuts every link, as a lost connection would. */
+  cut(): void {
+    for (const links of this.#open.values()) for (const gateway of links.values()) gateway.close();
+  }
+
+  async close(): Promise<void> {
+    for (const end of this.#ends.values()) end.abort();
+    this.cut();
+  }
+
+  async #dialAll(spec: InstanceSpec, links: Map<string, Gateway>): Promise<void> {
+    const token = (await readFile(join(spec.linkDir, 'token'), 'utf8')).trim();
+    for (const name of await readdir(spec.linkDir)) {
+      if (!name.endsWith('.sock')) continue;
+      const known = links.get(name);
+      if (known && known.socket && !known.socket.destroyed) continue;
+      const gateway = new Gateway((request, response) => void this.#answer(spec, request, response));
+      links.set(name, gateway);
+      await gateway.dial(join(spec.linkDir, name), token).catch(() => links.delete(name));
+    }
+  }
+
+  async #answer(spec: InstanceSpec, request: Http2ServerRequest, response: Http2ServerResponse): Promise<void> {
+    const chunks: Buffer[] = [];
+    for await (const chunk of request) chunks.push(chunk as Buffer);
+    const text = Buffer.concat(chunks).toString('utf8');
+    const path = `${request.method} ${request.url}`;
+    if (path === 'PUT /berth/v1/config') {
+      const config = JSON.parse(text);
+      this.configs.set(spec.instanceId, config);
+      response.end(JSON.stringify({ version: config.version, agents: config.agents.map((agent: Agent) => agent.id) }));
+    } else if (path === 'GET /v1/models') {
+      const agents = this.configs.get(spec.instanceId)?.agents ?? [];
+      response.end(JSON.stringify({ object: 'list', data: agents.map((agent) => ({ id: `openclaw/${agent.id}`, object: 'model' })) }));
+    } else if (path === 'POST /v1/chat/completions') {
+      response.setHeader('content-type', 'text/event-stream');
+      await (this.script ?? echo)({ body: JSON.parse(text) }, response);
+    } else {
+      response.statusCode = 404;
+      response.end();
+    }
+  }
+}
+
+/** One chunk of text as a gateway sends it. */
+export function textChunk(content: string, finish: string | null = null): string {
+  return `data: ${JSON.stringify({ id: 'x', object: 'chat.completion.chunk', choices: [{ index: 0, delta: { content }, finish_reason: finish }] })}\n\n`;
+}
+
+function echo({ body }: Parameters<Script>[0], response: Http2ServerResponse): void {
+  const said = `You said: ${String(body.messages.at(-1)?.content)}`;
+  for (const word of said.split(/(?= )/)) response.write(textChunk(word));
+  response.write(textChunk('', 'stop'));
+  const usage = { prompt_tokens: 3, completion_tokens: 2, total_tokens: 5 };
+  response.write(`data: ${JSON.stringify({ choices: [], usage })}\n\n`);
+  response.end('data: [DONE]\n\n');
+}
