@@ -21,7 +21,7 @@ import { Users } from './domains/users/users.js';
 import { eraseUsersJob } from './domains/users/users.jobs.js';
 import { Outbox } from './events/outbox.js';
 import { GatewayClient } from './gateway/gateway.js';
-import { Edge } from './http/edge.js';
+import { Edge, type EdgeOptions } from './http/edge.js';
 import { HttpMetrics } from './http/metrics.js';
 import type { Log } from './lib/log.js';
 import { Loop } from './lib/loop.js';
@@ -45,6 +45,8 @@ export interface AppOptions {
   processId: string;
   version: string;
   log: Log;
+  /** Allowances per address, where they are not to be the usual ones. */
+  rates?: EdgeOptions['rates'];
   /** Intervals of the reconciler, where they are not to be the usual ones. */
   reconciler?: Pick<ReconcilerOptions, 'passEveryMs' | 'sweepEveryMs' | 'concurrency' | 'clock'>;
 }
@@ -106,6 +108,7 @@ export function createApp(options: AppOptions): App {
     limits: async (caller) => (caller.kind === 'admin' ? undefined : (await tiers.get(caller.tier)).requests_per_minute),
     idempotency,
     metrics,
+    ...(options.rates ? { rates: options.rates } : {}),
   });
 
   const { orphanGraceMs, agentImage: image } = config;

@@ -28,7 +28,7 @@ export function completionsRoutes({ chat, completions }: { chat: Chat; completio
   router.openapi(
     route({
       method: 'get',
-      path: '/v1/models/{model}',
+      path: '/v1/models/{model}{.+}',
       access: 'any',
       tags,
       summary: 'One agent as a model',

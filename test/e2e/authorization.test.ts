@@ -1,0 +1,82 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { authorizationCases, type Case, checkCase, type KeyKind } from '../http/authorization.js';
+import { startApp, type TestApp } from '../support/app.js';
+import { until } from '../support/until.js';
+
+interface Fixture {
+  params: Record<string, string>;
+  keys: Record<KeyKind, string | undefined>;
+}
+
+let app: TestApp;
+let shared: Fixture;
+let cases: Case[];
+
+beforeAll(async () => {
+  // Hundreds of refusals from one address are what this test is about.
+  app = await startApp({ app: { rates: { perAddress: 100_000, failuresPerAddress: 100_000 } } });
+  cases = authorizationCases((await app.get('/openapi.json')).json);
+  shared = await fixture();
+});
+afterAll(() => app.stop());
+
+/** A user with an agent, a sibling agent, a stranger with an agent, and a key of every kind. */
+async function fixture(): Promise<Fixture> {
+  const [owner, stranger] = [await app.user(), await app.user()];
+  const agent = await app.agent(owner, 'mine');
+  const sibling = await app.agent(owner, 'sibling');
+  const foreign = await app.agent(stranger, 'theirs');
+  await Promise.all([app.ready(owner), app.ready(stranger)]);
+  const path = `/api/v1/users/${owner.id}/keys`;
+  const revoked = (await app.post(path, owner.key, {})).json;
+  expect((await app.call('DELETE', `${path}/${revoked.id}`, { key: owner.key })).status).toBe(204);
+  const expired = (await app.post(path, owner.key, { expires_in_s: 1 })).json;
+  await until(async () => (await app.get(`/api/v1/users/me`, expired.api_key)).status === 401, 'a key to expire');
+  const spare = (await app.post(path, owner.key, {})).json;
+  // Not the agent's own: rotate-key is one of the routes.
+  const second = (await app.post(path, owner.key, { agent: agent.name })).json;
+  return {
+    params: { user: owner.id, agent: agent.name, key: spare.id, model: 'berth/mine' },
+    keys: {
+      none: undefined,
+      garbage: 'berth_usr_garbage',
+      revoked: revoked.api_key,
+      expired: expired.api_key,
+      'other user': stranger.key,
+      'other agent': sibling.key,
+      'foreign agent': foreign.key,
+      agent: second.api_key,
+      user: owner.key,
+      admin: app.adminKey,
+    },
+  };
+}
+
+async function check(tried: Case): Promise<string | undefined> {
+  // A deletion that is allowed takes its fixture with it.
+  const used = tried.method === 'DELETE' && tried.expected === 'allowed' ? await fixture() : shared;
+  return checkCase(tried, used.params, async (method, path, kind) => {
+    const hasBody = method === 'POST' || method === 'PUT' || method === 'PATCH';
+    const answer = await app.call(method, path, { key: used.keys[kind], ...(hasBody ? { body: {} } : {}) });
+    return { status: answer.status, body: answer.headers.get('content-type')?.includes('json') ? answer.json : undefined };
+  });
+}
+
+describe('who may call what', () => {
+  test('every route answers every kind of key as it declares', async () => {
+    expect(cases.length).toBeGreaterThan(200);
+    const wrong: string[] = [];
+    for (const tried of cases) {
+      const said = await check(tried);
+      if (said !== undefined) wrong.push(said);
+    }
+    expect(wrong).toEqual([]);
+  }, 120_000);
+
+  test('every path of the table of contents is in the document', async () => {
+    const paths = new Set(cases.map((one) => one.path));
+    for (const path of ['/api/v1/users', '/api/v1/users/{user}/agents/{agent}/chat/stream', '/v1/chat/completions', '/health', '/metrics']) {
+      expect([...paths]).toContain(path);
+    }
+  });
+});

@@ -1,0 +1,42 @@
+import { describe, expect, test } from 'vitest';
+import { CONNECT_TIMEOUT_MS, plan, type Situation, whyItEnded } from '../../src/reconciler/plan.js';
+import type { Observed } from '../../src/runtime/runtime.js';
+
+const observed = (more: Partial<Observed> = {}): Observed => ({
+  name: 'n', runtimeId: 'r', instanceId: 'ins', deploymentId: 'dep', generation: 1, state: 'running', createdAt: 0, ...more,
+});
+const settled: Situation = {
+  desired: 'running', specHash: 'a', configVersion: 3, instance: { specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000 }, observed: observed(), linkUp: true,
+};
+const instance = (more: object) => ({ specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000, ...more });
+
+describe('the plan', () => {
+  test.each<[string, Partial<Situation>, object]>([
+    ['nothing lives: an instance is admitted', { instance: undefined, observed: undefined }, { do: 'admit' }],
+    ['admitted, never started, no container: it is created', { instance: instance({ startedMsAgo: undefined }), observed: undefined }, { do: 'create' }],
+    ['created: it is started', { instance: instance({ startedMsAgo: undefined }), observed: observed({ state: 'created' }), linkUp: false }, { do: 'start' }],
+    ['runs, but nobody wrote down that it was started: started again, which changes nothing', { instance: instance({ startedMsAgo: undefined }) }, { do: 'start' }],
+    ['runs without a link: waited for', { linkUp: false }, { do: 'connect' }],
+    ['runs without a link for too long: ended', { linkUp: false, instance: instance({ startedMsAgo: CONNECT_TIMEOUT_MS }) }, { do: 'end', failed: true }],
+    ['knows an older config: told', { configVersion: 4 }, { do: 'configure' }],
+    ['all as wished: settled', {}, { do: 'settle' }],
+    ['paused: thawed', { observed: observed({ state: 'paused' }), linkUp: false }, { do: 'unpause' }],
+    ['removed from outside: ended, then admitted anew', { observed: undefined, linkUp: false }, { do: 'end', failed: true }],
+    ['died: ended', { observed: observed({ state: 'exited', exitCode: 1 }), linkUp: false }, { do: 'end', failed: true }],
+    ['of another spec: replaced, with time to finish', { specHash: 'b' }, { do: 'end', failed: false, graceMs: 10_000 }],
+    ['of another spec and not started: replaced', { specHash: 'b', observed: observed({ state: 'created' }), instance: instance({ startedMsAgo: undefined }) }, { do: 'end', failed: false }],
+    ['to be deleted, lives: ended', { desired: 'deleted' }, { do: 'end', failed: false, graceMs: 0 }],
+    ['to be deleted, nothing lives: its volume goes', { desired: 'deleted', instance: undefined, observed: undefined }, { do: 'remove_volume' }],
+    ['to be deleted while it has not even a container: ended', { desired: 'deleted', observed: undefined }, { do: 'end', failed: false }],
+  ])('%s', (_, change, step) => {
+    expect(plan({ ...settled, ...change })).toMatchObject(step);
+  });
+
+  test('an end is told in plain words', () => {
+    expect(whyItEnded(observed({ state: 'exited', exitCode: 137, oomKilled: true }))).toBe('the container ran out of memory and was killed');
+    // The flag alone does not mean it: a child was killed, the gateway went on and ended by itself.
+    expect(whyItEnded(observed({ state: 'exited', exitCode: 0, oomKilled: true }))).toBe('the container ended with exit code 0');
+    expect(whyItEnded(observed({ state: 'exited', exitCode: 137 }))).toContain('killed');
+    expect(whyItEnded(observed({ state: 'exited', error: 'exec format error' }))).toContain('exec format error');
+  });
+});
