@@ -1,6 +1,6 @@
 import { readFileSync, watch, type FSWatcher } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 import { AppError } from '../../src/lib/errors.js';
 import { FakeEngine, type FakeProcess } from '../../src/runtime/fake/engine.js';
 import { FakeRuntime } from '../../src/runtime/fake/fake.js';
@@ -75,6 +75,7 @@ runtimeContract('fake', async () => {
 
 describe('the fake runtime can be broken', () => {
   const bench = new Bench('fake:1');
+  afterAll(() => bench.dispose());
   const setUp = () => {
     const stopped: string[] = [];
     const runtime = new FakeRuntime({ installationId: bench.run, onStop: (spec) => void stopped.push(spec.name) });

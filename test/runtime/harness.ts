@@ -111,12 +111,15 @@ export function eventually<T>(condition: () => T | Promise<T>, timeoutMs = 10_00
   return vi.waitFor(condition, { timeout: timeoutMs, interval: 10 });
 }
 
+export async function all<T>(source: AsyncIterable<T>): Promise<T[]> {
+  const items: T[] = [];
+  for await (const item of source) items.push(item);
+  return items;
+}
+
 /** The lines there are now. */
-export async function readLog(runtime: Runtime, name: string, options: Partial<LogOptions> = {}): Promise<LogLine[]> {
-  const lines: LogLine[] = [];
-  const whole = { follow: false, tail: 100_000, ...options };
-  for await (const line of runtime.logs(name, whole, AbortSignal.timeout(20_000))) lines.push(line);
-  return lines;
+export function readLog(runtime: Runtime, name: string, options: Partial<LogOptions> = {}): Promise<LogLine[]> {
+  return all(runtime.logs(name, { follow: false, tail: 100_000, ...options }, AbortSignal.timeout(20_000)));
 }
 
 export async function untilLogged(runtime: Runtime, name: string, text: string): Promise<LogLine> {

@@ -116,12 +116,13 @@ export class EngineEvents {
     const event = parse(line);
     const type = KINDS[String(event?.Action)];
     if (!event || !type) return;
-    const key = `${String(event.Actor?.ID)} ${type} ${String(event.timeNano)}`;
-    if (this.#seen.has(key)) return;
-    this.#remember(key, event.time);
     const name = event.Actor?.Attributes?.['name'];
     const owner = ownerOf(event.Actor?.Attributes, this.#source.installationId);
-    if (name && owner) queue.push({ type, name, instanceId: owner.instanceId, deploymentId: owner.deploymentId });
+    // The time is in nanoseconds, of which JSON keeps all but the last 256: still one moment of one container.
+    const key = `${String(event.Actor?.ID)} ${type} ${String(event.timeNano)}`;
+    if (!name || !owner || this.#seen.has(key)) return;
+    this.#remember(key, event.time);
+    queue.push({ type, name, instanceId: owner.instanceId, deploymentId: owner.deploymentId });
   }
 
   #remember(key: string, time: unknown): void {
