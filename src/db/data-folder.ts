@@ -10,12 +10,15 @@ import type { Log } from '../lib/log.js';
 /** How Berth runs PGlite: with these it lives in 170-180 MB instead of 310. 64 MB of first memory do not suffice. */
 export const PGLITE_OPTIONS: PGliteOptions = { postgresqlconf: ['shared_buffers = 16MB'], initialMemory: 128 * 1024 * 1024 };
 
-/** An empty database made at build time; where it is missing (from source), `initdb` runs instead, which takes some five seconds. */
+/**
+ * An empty database made at build time; where it is missing (from source), `initdb` runs instead, which takes some five
+ * seconds.
+ */
 const TEMPLATE = fileURLToPath(new URL('./pglite-template.tar.gz', import.meta.url));
 
 /**
- * Makes `folder` a database folder unless it is one. In a process of its own, since making one takes 700 MB that Node would never give
- * back, and under another name first, so that a kill half-way leaves no half a database.
+ * Makes `folder` a database folder unless it is one. In a process of its own, since making one takes 700 MB that Node would
+ * never give back, and under another name first, so that a kill half-way leaves no half a database.
  */
 export async function makeDataFolder(folder: string, log: Log, template: string = TEMPLATE): Promise<void> {
   await removeLeftovers(folder);

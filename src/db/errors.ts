@@ -10,14 +10,20 @@ export function isUniqueViolation(error: unknown, constraint?: string): boolean 
   return constraint === undefined || (error as { constraint?: unknown }).constraint === constraint;
 }
 
-// Postgres: 08 connection exceptions, 57P01-03 the server stops, restarts or starts, 53300 too many connections. The rest is the system's.
+// Postgres: 08 connection exceptions, 57P01-03 the server stops, restarts or starts, 53300 too many connections. The rest is
+// the system's.
 const UNREACHABLE =
   /^(08...|57P0[123]|53300|ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|EAI_AGAIN|ENOENT)$/;
 
-/** Whether the server could not be reached or hung up: trying again later may help. pg gives some of these no code, only words. */
+/**
+ * Whether the server could not be reached or hung up: trying again later may help. pg gives some of these no code, only words.
+ */
 export function isConnectionLoss(error: unknown): boolean {
   const code = codeOf(error);
   if (code !== undefined) return UNREACHABLE.test(code);
   if (error instanceof AggregateError) return error.errors.every(isConnectionLoss);
-  return error instanceof Error && /connection terminated|connection timeout|timeout exceeded|not queryable|Connection ended/i.test(error.message);
+  return (
+    error instanceof Error &&
+    /connection terminated|connection timeout|timeout exceeded|not queryable|Connection ended/i.test(error.message)
+  );
 }

@@ -36,13 +36,13 @@ interface Holder {
 }
 
 /**
- * Takes the lock at `path`, or throws a `FolderLockedError`. PGlite does not notice a second process on its folder and then loses rows
- * silently, so a lock left by a killed process is taken over only when that process is known to be gone: by pid and start time where
- * its pid can be looked up from here, else by waiting for a sign of life.
+ * Takes the lock at `path`, or throws a `FolderLockedError`. PGlite does not notice a second process on its folder and then
+ * loses rows silently, so a lock left by a killed process is taken over only when that process is known to be gone: by pid and
+ * start time where its pid can be looked up from here, else by waiting for a sign of life.
  *
- * The lock is a folder with one file, named after its holder. It is made elsewhere and renamed into place, which the system allows only
- * where there is no folder or an empty one; and a stale lock is emptied by the name of its holder. So however many find the same lock
- * stale, none can remove the lock of another who was quicker.
+ * The lock is a folder with one file, named after its holder. It is made elsewhere and renamed into place, which the system
+ * allows only where there is no folder or an empty one; and a stale lock is emptied by the name of its holder. So however many
+ * find the same lock stale, none can remove the lock of another who was quicker.
  */
 export async function lockFolder(path: string, log: Log, options: LockOptions = {}): Promise<FolderLock> {
   const { beatMs = 2_000, patienceMs = 12_000, onLost = crash } = options;
@@ -189,7 +189,10 @@ async function describeSelf(): Promise<Holder> {
   };
 }
 
-/** When a process started (clock ticks since boot), so that a pid used again is not taken for the old one. Zombies count as gone. */
+/**
+ * When a process started (clock ticks since boot), so that a pid used again is not taken for the old one. Zombies count as
+ * gone.
+ */
 async function startTimeOf(pid: number): Promise<string | undefined> {
   const line = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
   // The second field is the program's name in parentheses and may hold spaces: count from the last parenthesis.

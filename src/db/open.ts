@@ -21,7 +21,10 @@ export interface Database {
   kind: 'pglite' | 'postgres';
   db: Kysely<Schema>;
   bus: Bus;
-  /** Waits for the statements in progress, then closes; the folder of an embedded database is free afterwards. Safe to call twice. */
+  /**
+   * Waits for the statements in progress, then closes; the folder of an embedded database is free afterwards. Safe to call
+   * twice.
+   */
   close(): Promise<void>;
 }
 
@@ -61,14 +64,18 @@ async function openLite(folder: string): Promise<PGlite> {
     return await PGlite.create(folder, PGLITE_OPTIONS);
   } catch (error) {
     const version = await readFile(join(folder, 'PG_VERSION'), 'utf8').catch(() => 'no version');
-    throw new Error(`the embedded database in ${folder} (made by Postgres ${version.trim()}) cannot be opened: ${messageOf(error)}`, { cause: error });
+    throw new Error(
+      `the embedded database in ${folder} (made by Postgres ${version.trim()}) cannot be opened: ${messageOf(error)}`,
+      { cause: error },
+    );
   }
 }
 
 /** A database on a PGlite that is open already; `closed` runs when it has been closed. */
 export function fromPGlite(lite: PGlite, log: Log, closed: () => Promise<void> = async () => {}): Database {
-  // One connection and never a second: sessions of PGlite are one and the same, so a second would see uncommitted rows. Waiting for it
-  // inside one's own transaction (the root `db` used where `trx` was meant) ends in an error after five seconds instead of never.
+  // One connection and never a second: sessions of PGlite are one and the same, so a second would see uncommitted rows. Waiting
+  // for it inside one's own transaction (the root `db` used where `trx` was meant) ends in an error after five seconds instead
+  // of never.
   const config = { ...createPgConfig(lite), max: 1, idleTimeoutMillis: 0, connectionTimeoutMillis: 5_000 };
   const pool = watched(new pg.Pool(config as unknown as pg.PoolConfig), log);
   const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool }) });
@@ -124,14 +131,16 @@ function sessionOf(databaseUrl: string, name = 'berth'): pg.ClientConfig {
 
 async function waitForServer(db: Kysely<Schema>, where: string, waitMs: number, log: Log): Promise<void> {
   const until = performance.now() + waitMs;
-  for (let said = false; ; ) {
+  for (let said = false; ;) {
     try {
       await sql`select 1`.execute(db);
       return;
     } catch (error) {
       const lasting = !isConnectionLoss(error);
       if (lasting || performance.now() >= until) {
-        throw new Error(`Postgres at ${where} ${lasting ? 'refused the connection' : 'cannot be reached'}: ${reasonOf(error)}`, { cause: error });
+        throw new Error(`Postgres at ${where} ${lasting ? 'refused the connection' : 'cannot be reached'}: ${reasonOf(error)}`, {
+          cause: error,
+        });
       }
       if (!said) log.warn({ postgres: where, waitMs }, `waiting for Postgres: ${reasonOf(error)}`);
       said = true;

@@ -20,8 +20,9 @@ export interface StoredEvent extends NewEvent {
 }
 
 /**
- * Writes an event in the transaction that makes it true, as that transaction's last statement: it locks the user's counter until the
- * commit, so that numbers become visible in their order and none is skipped. Publish `event` with the user's id after the commit.
+ * Writes an event in the transaction that makes it true, as that transaction's last statement: it locks the user's counter
+ * until the commit, so that numbers become visible in their order and none is skipped. Publish `event` with the user's id after
+ * the commit.
  */
 export async function appendEvent(trx: Transaction<Schema>, userId: string, event: NewEvent): Promise<number> {
   const { seq } = await trx

@@ -28,8 +28,9 @@ const MOST_WAITING = 100_000;
 const RECONNECT = { firstMs: 50, maxMs: 5_000 };
 
 /**
- * The bus of processes that share a Postgres: NOTIFY on one channel, over a connection of its own. What it cannot promise: a process
- * that dies between its commit and its message leaves the others unaware, so a copy of a row also needs an age at which it is read anew.
+ * The bus of processes that share a Postgres: NOTIFY on one channel, over a connection of its own. What it cannot promise: a
+ * process that dies between its commit and its message leaves the others unaware, so a copy of a row also needs an age at which
+ * it is read anew.
  */
 export class PostgresBus implements Bus {
   readonly #options: PostgresBusOptions;
@@ -114,7 +115,7 @@ export class PostgresBus implements Bus {
     if (this.#closed || !this.#line) return;
     this.#line = undefined;
     clearInterval(this.#beat);
-    this.#options.log.warn({ err: error }, 'lost the connection that brings other processes\' changes; reconnecting');
+    this.#options.log.warn({ err: error }, "lost the connection that brings other processes' changes; reconnecting");
     for (const listener of this.#trustLost) this.#call(listener);
     this.#reconnectLater();
   }
@@ -129,7 +130,7 @@ export class PostgresBus implements Bus {
   async #reconnect(): Promise<void> {
     try {
       await this.#connect();
-      this.#options.log.info('hears other processes\' changes again');
+      this.#options.log.info("hears other processes' changes again");
     } catch (error) {
       this.#options.log.warn({ attempt: this.#failures }, `cannot reconnect to hear other processes: ${messageOf(error)}`);
       this.#reconnectLater();
@@ -170,11 +171,15 @@ export class PostgresBus implements Bus {
 
   #enqueue(message: Message): void {
     if (this.#waiting.size >= MOST_WAITING) {
-      return this.#options.log.error({ topic: message.topic, id: message.id }, 'too many changes wait to be told to other processes');
+      return this.#options.log.error(
+        { topic: message.topic, id: message.id },
+        'too many changes wait to be told to other processes',
+      );
     }
     const text = JSON.stringify(message);
     // Postgres refuses longer ones, and with it the whole batch, again and again.
-    if (text.length > LONGEST) return this.#options.log.error({ topic: message.topic }, 'an id is too long to be told to other processes');
+    if (text.length > LONGEST)
+      return this.#options.log.error({ topic: message.topic }, 'an id is too long to be told to other processes');
     this.#waiting.add(text);
     // Later in this turn of the event loop, so that what one request changes goes out together.
     if (!this.#sending) setImmediate(() => void this.#flush());
@@ -200,12 +205,23 @@ export class PostgresBus implements Bus {
   }
 }
 
-const TOPICS: ReadonlySet<string> = new Set<Message['topic']>(['key', 'user', 'agent', 'deployment', 'instance', 'event', 'tier', 'beat']);
+const TOPICS: ReadonlySet<string> = new Set<Message['topic']>([
+  'key',
+  'user',
+  'agent',
+  'deployment',
+  'instance',
+  'event',
+  'tier',
+  'beat',
+]);
 
 function parse(text: string): Message | undefined {
   try {
     const value = JSON.parse(text) as Partial<Message> | null;
-    return typeof value?.id === 'string' && typeof value.from === 'string' && TOPICS.has(value.topic ?? '') ? (value as Message) : undefined;
+    return typeof value?.id === 'string' && typeof value.from === 'string' && TOPICS.has(value.topic ?? '')
+      ? (value as Message)
+      : undefined;
   } catch {
     // Anyone with the database's password can notify on the channel; what is no JSON is not ours.
     return undefined;

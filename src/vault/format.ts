@@ -8,8 +8,9 @@ import { VaultError } from './vault-error.js';
  *   installation  0x13 | id of master key, 8 | nonce, 24 | ciphertext and tag
  *   key check     0x14 | check value of the master key, 32
  *
- * All ciphers are XChaCha20-Poly1305 (IETF), with random nonces. What is bound as additional data: for a data key all bytes before its
- * nonce; for a value its user, scope, name and version; for the installation its name and version; each after its first byte.
+ * All ciphers are XChaCha20-Poly1305 (IETF), with random nonces. What is bound as additional data: for a data key all bytes
+ * before its nonce; for a value its user, scope, name and version; for the installation its name and version; each after its
+ * first byte.
  */
 export const DATA_KEY = 0x11;
 export const VALUE = 0x12;
@@ -40,7 +41,8 @@ export function headerOf(kind: number, keyId: Uint8Array, userId?: string): Buff
 
 export function parseSealed(kind: number, bytes: Uint8Array): Sealed {
   const all = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (all[0] !== kind) throw new VaultError('malformed', `sealed bytes begin with ${all[0] ?? 'nothing'} where ${kind} is expected`);
+  if (all[0] !== kind)
+    throw new VaultError('malformed', `sealed bytes begin with ${all[0] ?? 'nothing'} where ${kind} is expected`);
   const userFrom = 1 + KEY_ID_BYTES + 1;
   const headerEnd = kind === DATA_KEY ? userFrom + (all[userFrom - 1] ?? 0) : userFrom - 1;
   if (all.length < headerEnd + NONCE_BYTES + TAG_BYTES) throw new VaultError('malformed', 'sealed bytes are cut short');
@@ -57,7 +59,8 @@ export function parseSealed(kind: number, bytes: Uint8Array): Sealed {
 export function bind(kind: number, ...parts: (string | number)[]): Buffer {
   const pieces: Buffer[] = [Buffer.of(kind)];
   for (const part of parts) {
-    if (typeof part === 'number' && !Number.isSafeInteger(part)) throw new VaultError('malformed', 'a version is no whole number');
+    if (typeof part === 'number' && !Number.isSafeInteger(part))
+      throw new VaultError('malformed', 'a version is no whole number');
     const bytes = utf8(String(part));
     const length = Buffer.alloc(4);
     length.writeUInt32BE(bytes.length);

@@ -22,8 +22,10 @@ export interface MasterKeyTexts {
  * Processes that start together get the same key. A file that others may read is refused.
  */
 export async function loadOrCreateMasterKey(dataDir: string, texts: MasterKeyTexts = {}): Promise<MasterKeys> {
-  const previous = texts.masterKeyPrevious === undefined ? undefined : parseMasterKey(texts.masterKeyPrevious, 'MASTER_KEY_PREVIOUS');
-  if (texts.masterKey !== undefined) return { masterKey: parseMasterKey(texts.masterKey, 'MASTER_KEY'), previous, madeFile: undefined };
+  const previous =
+    texts.masterKeyPrevious === undefined ? undefined : parseMasterKey(texts.masterKeyPrevious, 'MASTER_KEY_PREVIOUS');
+  if (texts.masterKey !== undefined)
+    return { masterKey: parseMasterKey(texts.masterKey, 'MASTER_KEY'), previous, madeFile: undefined };
   const path = join(dataDir, 'master.key');
   const made = (await readKeyFile(path)) ? false : await makeKeyFile(dataDir, path);
   const masterKey = await readKeyFile(path);
@@ -31,12 +33,17 @@ export async function loadOrCreateMasterKey(dataDir: string, texts: MasterKeyTex
   return { masterKey, previous, madeFile: made ? path : undefined };
 }
 
-/** 32 bytes written as 64 hexadecimal digits or as base64 (either alphabet). The error names where they came from, never what they are. */
+/**
+ * 32 bytes written as 64 hexadecimal digits or as base64 (either alphabet). The error names where they came from, never what
+ * they are.
+ */
 export function parseMasterKey(text: string, where: string): Buffer {
   const trimmed = text.trim();
   const key = /^[0-9a-f]{64}$/i.test(trimmed) ? Buffer.from(trimmed, 'hex') : fromBase64(trimmed);
   if (key?.length !== MASTER_KEY_BYTES) {
-    throw new Error(`${where} must be ${MASTER_KEY_BYTES} random bytes as base64 or hex; make them with: openssl rand -base64 ${MASTER_KEY_BYTES}`);
+    throw new Error(
+      `${where} must be ${MASTER_KEY_BYTES} random bytes as base64 or hex; make them with: openssl rand -base64 ${MASTER_KEY_BYTES}`,
+    );
   }
   if (new Set(key).size < 8) throw new Error(`${where} is not random`);
   return key;
@@ -52,14 +59,16 @@ async function readKeyFile(path: string): Promise<Buffer | undefined> {
     file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return undefined;
-    if (codeOf(error) === 'ELOOP') throw new Error(`${path} is a symbolic link; Berth reads its master key from a plain file only`, { cause: error });
+    if (codeOf(error) === 'ELOOP')
+      throw new Error(`${path} is a symbolic link; Berth reads its master key from a plain file only`, { cause: error });
     throw error;
   }
   try {
     const found = await file.stat();
     if (!found.isFile()) throw new Error(`${path} is not a plain file`);
     const mode = found.mode & 0o777;
-    if (mode & 0o077) throw new Error(`${path} has mode ${mode.toString(8).padStart(4, '0')}: others may read it. Run: chmod 600 ${path}`);
+    if (mode & 0o077)
+      throw new Error(`${path} has mode ${mode.toString(8).padStart(4, '0')}: others may read it. Run: chmod 600 ${path}`);
     return parseMasterKey(await file.readFile('utf8'), path);
   } finally {
     await file.close();

@@ -1,5 +1,16 @@
 import sodium from 'libsodium-wrappers';
-import { bind, DATA_KEY, headerOf, INSTALLATION, KEY_CHECK, KEY_ID_BYTES, NONCE_BYTES, parseSealed, type Sealed, VALUE } from './format.js';
+import {
+  bind,
+  DATA_KEY,
+  headerOf,
+  INSTALLATION,
+  KEY_CHECK,
+  KEY_ID_BYTES,
+  NONCE_BYTES,
+  parseSealed,
+  type Sealed,
+  VALUE,
+} from './format.js';
 import { KeyRing } from './key-ring.js';
 import { VaultError } from './vault-error.js';
 
@@ -29,9 +40,9 @@ interface DataKey {
 const KEPT_DATA_KEYS = 256;
 
 /**
- * Seals and opens bytes. Every user has a data key, wrapped under the master key; what a user owns is sealed under the data key, so that
- * destroying the wrapped key destroys all of it, and a new master key needs the data keys wrapped anew and nothing else. Layouts: format.ts.
- * Everything that fails throws a `VaultError`.
+ * Seals and opens bytes. Every user has a data key, wrapped under the master key; what a user owns is sealed under the data
+ * key, so that destroying the wrapped key destroys all of it, and a new master key needs the data keys wrapped anew and nothing
+ * else. Layouts: format.ts. Everything that fails throws a `VaultError`.
  */
 export class Vault {
   readonly #ring: KeyRing;
@@ -55,8 +66,8 @@ export class Vault {
   }
 
   /**
-   * Throws unless the stored value was made under a master key of the ring. `previous` means that the master key is being changed: once all
-   * data keys and installation values are sealed anew, `keyCheck()` is to be stored again.
+   * Throws unless the stored value was made under a master key of the ring. `previous` means that the master key is being
+   * changed: once all data keys and installation values are sealed anew, `keyCheck()` is to be stored again.
    */
   verifyKeyCheck(stored: Uint8Array): 'current' | 'previous' {
     const { current, previous } = this.#ring;
@@ -142,7 +153,8 @@ export class Vault {
   open(dataKeySealed: Uint8Array, place: Place, bytes: Uint8Array): Buffer {
     const { id, key, userId } = this.#unwrap(dataKeySealed);
     const sealed = parseSealed(VALUE, bytes);
-    if (!id.equals(sealed.keyId)) throw new VaultError('wrong_key', 'a value is sealed under another data key than the one given');
+    if (!id.equals(sealed.keyId))
+      throw new VaultError('wrong_key', 'a value is sealed under another data key than the one given');
     return decrypt(sealed, bind(VALUE, userId, place.scope, place.name, place.version), key, 'a value');
   }
 

@@ -18,7 +18,9 @@ const first = { '0001_first': migration('create table first (id int)') };
 const second = { ...first, '0002_second': migration('create table second (id int)') };
 
 async function tables(db: Kysely<never>): Promise<string[]> {
-  const { rows } = await sql<{ name: string }>`select tablename as name from pg_tables where schemaname = 'public' order by 1`.execute(db);
+  const { rows } = await sql<{
+    name: string;
+  }>`select tablename as name from pg_tables where schemaname = 'public' order by 1`.execute(db);
   return rows.map((row) => row.name).filter((name) => !name.startsWith('migrations'));
 }
 
@@ -50,7 +52,8 @@ describe.each(databaseKinds)('migrations on %s', (kind) => {
 
   test('are not cut off by the time limit of statements, which holds again afterwards', async () => {
     const db = (await emptyDatabase(kind)).db as Kysely<never>;
-    const limit = async (on: Kysely<never>) => (await sql<{ limit: string }>`select current_setting('statement_timeout') as limit`.execute(on)).rows;
+    const limit = async (on: Kysely<never>) =>
+      (await sql<{ limit: string }>`select current_setting('statement_timeout') as limit`.execute(on)).rows;
     let during: unknown;
     await migrate(db, { '0001_look': { up: async (trx) => void (during = await limit(trx as Kysely<never>)) } });
     expect(during).toEqual([{ limit: '0' }]);

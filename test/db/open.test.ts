@@ -41,7 +41,15 @@ describe.each(databaseKinds)('a database on %s', (kind) => {
     const { rows } = await sql`select 9007199254740993::bigint as big, count(*) as count, now() as at, '\\x00ff'::bytea as bytes,
       '{"a":[1]}'::jsonb as json, null as nothing, true as yes from tiers`.execute(db);
     expect(rows).toEqual([
-      { big: '9007199254740993', count: '3', at: expect.any(Date), bytes: Buffer.of(0, 255), json: { a: [1] }, nothing: null, yes: true },
+      {
+        big: '9007199254740993',
+        count: '3',
+        at: expect.any(Date),
+        bytes: Buffer.of(0, 255),
+        json: { a: [1] },
+        nothing: null,
+        yes: true,
+      },
     ]);
   });
 
@@ -61,12 +69,16 @@ describe.each(databaseKinds)('a database on %s', (kind) => {
   });
 });
 
-test('the root of an embedded database used inside a transaction is an error, not a wait without end', { timeout: 15_000 }, async () => {
-  const { db } = await testDatabase('pglite');
-  const nested = db.transaction().execute(() => db.selectFrom('tiers').select('name').execute());
-  await expect(nested).rejects.toThrow(/timeout exceeded/);
-  expect(await db.selectFrom('tiers').select('name').execute()).toHaveLength(3);
-});
+test(
+  'the root of an embedded database used inside a transaction is an error, not a wait without end',
+  { timeout: 15_000 },
+  async () => {
+    const { db } = await testDatabase('pglite');
+    const nested = db.transaction().execute(() => db.selectFrom('tiers').select('name').execute());
+    await expect(nested).rejects.toThrow(/timeout exceeded/);
+    expect(await db.selectFrom('tiers').select('name').execute()).toHaveLength(3);
+  },
+);
 
 describe('an embedded database in a folder', () => {
   let dataDir: string;
@@ -75,7 +87,7 @@ describe('an embedded database in a folder', () => {
   });
   afterEach(() => rm(dataDir, { recursive: true }));
 
-  test('survives kill -9 with every row it acknowledged, and admits one process at a time', async () => {
+  test('survives kill -9 with every row it acknowledged, and admits one process at a time', { timeout: 120_000 }, async () => {
     await makeTestFolder(join(dataDir, 'pg'));
     for (let round = 1, known = 0; round <= 2; round++) {
       const child = startChild(new URL('./fixtures/writer.ts', import.meta.url), [dataDir, String(known)]);
@@ -94,23 +106,27 @@ describe('an embedded database in a folder', () => {
     }
   });
 
-  test('is made on the first start, refused a second time while it is open, and free after it was closed', { timeout: 60_000 }, async () => {
-    await mkdir(join(dataDir, 'pg.new-0badc0de')); // as an interrupted first start leaves it
-    const first = await openDatabase({ dataDir, log });
-    await expect(openDatabase({ dataDir, log })).rejects.toThrow(/in use/);
-    expect((await migrate(first.db)).length).toBeGreaterThan(0);
-    await first.close();
-    expect(await readdir(dataDir)).toEqual(['pg']);
-    const second = await openDatabase({ dataDir, log });
-    expect(await migrate(second.db)).toEqual([]);
-    await second.close();
-    expect(await readdir(dataDir)).toEqual(['pg']);
-  });
+  test(
+    'is made on the first start, refused a second time while it is open, and free after it was closed',
+    { timeout: 60_000 },
+    async () => {
+      await mkdir(join(dataDir, 'pg.new-0badc0de')); // as an interrupted first start leaves it
+      const first = await openDatabase({ dataDir, log });
+      await expect(openDatabase({ dataDir, log })).rejects.toThrow(/in use/);
+      expect((await migrate(first.db)).length).toBeGreaterThan(0);
+      await first.close();
+      expect(await readdir(dataDir)).toEqual(['pg']);
+      const second = await openDatabase({ dataDir, log });
+      expect(await migrate(second.db)).toEqual([]);
+      await second.close();
+      expect(await readdir(dataDir)).toEqual(['pg']);
+    },
+  );
 
   test('leaves no lock behind when it cannot be opened', async () => {
     await mkdir(join(dataDir, 'pg'));
     await writeFile(join(dataDir, 'pg', 'PG_VERSION'), '9.6\n');
-    await expect(openDatabase({ dataDir, log })).rejects.toThrow();
+    await expect(openDatabase({ dataDir, log })).rejects.toThrow(/made by Postgres 9.6\) cannot be opened/);
     await expect(access(join(dataDir, 'pg.lock'))).rejects.toThrow(/ENOENT/);
   });
 });
@@ -123,12 +139,23 @@ describe('a Postgres server', () => {
     await expect(opening).rejects.not.toThrow(/hunter2/);
   });
 
+  test.each(['postgres://berth:hunter2@host:port:x/db', 'hunter2', 'mysql://berth:hunter2@host/db'])(
+    'with the address %s is refused',
+    async (url) => {
+      const opening = openDatabase({ databaseUrl: url, dataDir: '', log });
+      await expect(opening).rejects.toThrow(/^DATABASE_URL is not of the form postgres:/);
+      await expect(opening).rejects.not.toThrow(/hunter2/);
+    },
+  );
+
   test('that comes up late is waited for', async () => {
     const { url } = await testDatabase('postgres');
     const proxy = await startTcpProxy(url!);
     await proxy.stop();
     const opening = openDatabase({ databaseUrl: proxy.url, dataDir: '', log });
-    await expect(Promise.race([opening, new Promise((resolve) => setTimeout(resolve, 50, 'still waiting'))])).resolves.toBe('still waiting');
+    await expect(Promise.race([opening, new Promise((resolve) => setTimeout(resolve, 50, 'still waiting'))])).resolves.toBe(
+      'still waiting',
+    );
     await proxy.start();
     const database = await opening;
     expect(await database.db.selectFrom('tiers').select('name').execute()).toHaveLength(3);
@@ -139,7 +166,9 @@ describe('a Postgres server', () => {
   test('that refuses is not asked again', async () => {
     const { url } = await testDatabase('postgres');
     const wrong = url!.replace(/test_\w+/, 'no_such_database');
-    await expect(openDatabase({ databaseUrl: wrong, dataDir: '', log })).rejects.toThrow(/refused the connection: .*no_such_database/);
+    await expect(openDatabase({ databaseUrl: wrong, dataDir: '', log })).rejects.toThrow(
+      /refused the connection: .*no_such_database/,
+    );
   });
 
   test('older than 15 is refused', async () => {
@@ -147,13 +176,18 @@ describe('a Postgres server', () => {
     await sql`create schema old`.execute(db);
     await sql`create function old.current_setting(text) returns text language sql as
       $$ select case $1 when 'server_version_num' then '140012' else '14.12' end $$`.execute(db);
-    await sql`alter role postgres in database ${sql.ref(new URL(url!).pathname.slice(1))} set search_path = old, pg_catalog`.execute(db);
-    await expect(openDatabase({ databaseUrl: url, dataDir: '', log })).rejects.toThrow('Postgres 14.12 is too old: Berth needs 15 or newer');
+    await sql`alter role current_user in database ${sql.ref(new URL(url!).pathname.slice(1))} set search_path = old, pg_catalog`.execute(
+      db,
+    );
+    await expect(openDatabase({ databaseUrl: url, dataDir: '', log })).rejects.toThrow(
+      'Postgres 14.12 is too old: Berth needs 15 or newer',
+    );
   });
 
   test('ends a statement that takes too long, and connections are named', async () => {
     const { db } = await testDatabase('postgres');
-    const { rows } = await sql`select current_setting('statement_timeout') as limit, current_setting('application_name') as name`.execute(db);
+    const { rows } =
+      await sql`select current_setting('statement_timeout') as limit, current_setting('application_name') as name`.execute(db);
     expect(rows).toEqual([{ limit: '15s', name: 'berth' }]);
   });
 });

@@ -25,7 +25,11 @@ test('tells nobody after the subscription ended, and each subscription ends by i
   bus.publish('key', 'b');
   endOther();
   bus.publish('key', 'c');
-  expect(listener.mock.calls).toEqual([['a', 'key'], ['a', 'key'], ['b', 'key']]);
+  expect(listener.mock.calls).toEqual([
+    ['a', 'key'],
+    ['a', 'key'],
+    ['b', 'key'],
+  ]);
 });
 
 test('logs a listener that throws, and tells the others', () => {
@@ -38,7 +42,10 @@ test('logs a listener that throws, and tells the others', () => {
   bus.subscribe('key', listener);
   bus.publish('key', 'key_1');
   expect(listener).toHaveBeenCalledOnce();
-  expect(error).toHaveBeenCalledExactlyOnceWith(expect.objectContaining({ topic: 'key', id: 'key_1' }), expect.stringContaining('broken listener'));
+  expect(error).toHaveBeenCalledExactlyOnceWith(
+    expect.objectContaining({ topic: 'key', id: 'key_1' }),
+    expect.stringContaining('broken listener'),
+  );
 });
 
 test('a listener that subscribes or ends subscriptions while it is told does not disturb the round', () => {

@@ -11,11 +11,15 @@ function event(n: number): NewEvent {
 
 async function newUser(db: Kysely<Schema>): Promise<string> {
   const id = newId('usr');
-  await db.insertInto('users').values({ id, name: id, tier: 'free', data_key: Buffer.alloc(1) }).execute();
+  await db
+    .insertInto('users')
+    .values({ id, name: id, tier: 'free', data_key: Buffer.alloc(1) })
+    .execute();
   return id;
 }
 
-const append = (db: Kysely<Schema>, userId: string, n = 0) => db.transaction().execute((trx) => appendEvent(trx, userId, event(n)));
+const append = (db: Kysely<Schema>, userId: string, n = 0) =>
+  db.transaction().execute((trx) => appendEvent(trx, userId, event(n)));
 
 describe.each(databaseKinds)('the outbox on %s', (kind) => {
   test('keeps what happened, numbered per user', async () => {
@@ -63,7 +67,8 @@ describe.each(databaseKinds)('the outbox on %s', (kind) => {
     const all = Promise.allSettled(Array.from({ length: 50 }, (_, n) => db.transaction().execute((trx) => work(trx, n))));
     void all.then(() => (done = true));
     // A reader that goes on from the last number it saw must meet every number, in order.
-    for (let after = 0; !done; after = pages.flat().at(-1) ?? 0) pages.push((await readEvents(db, user, after, 100)).map(({ seq }) => seq));
+    for (let after = 0; !done; after = pages.flat().at(-1) ?? 0)
+      pages.push((await readEvents(db, user, after, 100)).map(({ seq }) => seq));
     const won = (await all).flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
     pages.push((await readEvents(db, user, pages.flat().at(-1) ?? 0, 100)).map(({ seq }) => seq));
     const expected = Array.from({ length: 33 }, (_, i) => i + 1);

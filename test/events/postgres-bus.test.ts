@@ -83,12 +83,18 @@ describe('messages', () => {
   test('of one moment go out together, each thing once, in order', async () => {
     const sent: string[][] = [];
     const line: Line = { send: (texts) => (sent.push(texts), Promise.resolve()), close: () => Promise.resolve(), cut: () => {} };
-    const bus = new PostgresBus({ connect: () => Promise.resolve(line), sendAside: () => Promise.reject(new Error('not needed')), log });
+    const bus = new PostgresBus({
+      connect: () => Promise.resolve(line),
+      sendAside: () => Promise.reject(new Error('not needed')),
+      log,
+    });
     await bus.open();
     for (let i = 0; i < 1_200; i++) bus.publish('event', `usr_${i % 600}`);
     await bus.close();
     expect(sent.map((batch) => batch.length)).toEqual([500, 100]);
-    expect(sent.flat().map((text) => (JSON.parse(text) as { id: string }).id)).toEqual(Array.from({ length: 600 }, (_, i) => `usr_${i}`));
+    expect(sent.flat().map((text) => (JSON.parse(text) as { id: string }).id)).toEqual(
+      Array.from({ length: 600 }, (_, i) => `usr_${i}`),
+    );
   });
 
   test('that are not of Berth do no harm', async () => {
@@ -98,6 +104,13 @@ describe('messages', () => {
     }
     await sql`select pg_notify('berth', '{"topic":"key","id":"key_1","from":"elsewhere"}')`.execute(database.db);
     await expect.poll(() => heard).toEqual(['key key_1']);
+  });
+
+  test('too long for Postgres do not hold up the others', async () => {
+    const heard = recorded(await otherBus());
+    database.bus.publish('key', 'x'.repeat(10_000));
+    database.bus.publish('key', 'key_7');
+    await expect.poll(() => heard).toEqual(['key key_7']);
   });
 
   test('published last before the close still go out', async () => {

@@ -15,7 +15,9 @@ export interface Child {
 }
 
 export function startChild(file: URL, args: string[]): Child {
-  const child = spawn(process.execPath, ['--import', 'tsx', fileURLToPath(file), ...args], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = spawn(process.execPath, ['--import', 'tsx', fileURLToPath(file), ...args], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
   const exited = once(child, 'exit');
   const lines: string[] = [];
   createInterface({ input: child.stdout }).on('line', (line) => lines.push(line));
@@ -23,7 +25,13 @@ export function startChild(file: URL, args: string[]): Child {
     lines,
     say: (line) => void child.stdin.write(`${line}\n`),
     hear: (pattern) =>
-      expect.poll(() => lines.find((line) => pattern.test(line)), { timeout: 20_000, interval: 10, message: `a line like ${pattern}` }).toBeDefined()
+      expect
+        .poll(() => lines.find((line) => pattern.test(line)), {
+          timeout: 60_000,
+          interval: 10,
+          message: `a line like ${pattern}`,
+        })
+        .toBeDefined()
         .then(() => lines.find((line) => pattern.test(line))!),
     async kill() {
       child.kill('SIGKILL');

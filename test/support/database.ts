@@ -133,7 +133,9 @@ async function cached(name: string, ending: string, sources: string[], make: (fi
   const made = `${file}.${randomBytes(4).toString('hex')}`;
   await make(made);
   await rename(made, file);
-  const old = (await readdir(CACHE)).filter((other) => other.startsWith(`${name}-`) && join(CACHE, other) !== file && other.endsWith(ending));
+  const old = (await readdir(CACHE)).filter(
+    (other) => other.startsWith(`${name}-`) && join(CACHE, other) !== file && other.endsWith(ending),
+  );
   await Promise.all(old.map((other) => rm(join(CACHE, other), { force: true })));
   return new Blob([await readFile(file)]);
 }

@@ -20,7 +20,10 @@ export async function startTcpProxy(databaseUrl: string): Promise<TcpProxy> {
   const start = async (): Promise<void> => {
     server = createServer((near) => {
       const far = connect(upstream);
-      for (const [one, other] of [[near, far], [far, near]] as const) {
+      for (const [one, other] of [
+        [near, far],
+        [far, near],
+      ] as const) {
         open.add(one);
         one.on('error', () => other.destroy()).on('close', () => void (open.delete(one), other.destroy()));
       }
@@ -32,7 +35,7 @@ export async function startTcpProxy(databaseUrl: string): Promise<TcpProxy> {
   };
   await start();
   return {
-    url: `postgres://postgres@127.0.0.1:${port}${url.pathname}`,
+    url: `postgres://${url.username}@127.0.0.1:${port}${url.pathname}`,
     start,
     async stop() {
       const closed = server && once(server, 'close');

@@ -55,16 +55,27 @@ test('is refused from a symbolic link, and from a file cut short', async () => {
 
 test('is read as hex, base64 and base64url, with a newline after it', () => {
   const key = randomBytes(32);
-  for (const text of [key.toString('hex'), key.toString('hex').toUpperCase(), key.toString('base64'), key.toString('base64url'), `${key.toString('base64')}\n`]) {
+  for (const text of [
+    key.toString('hex'),
+    key.toString('hex').toUpperCase(),
+    key.toString('base64'),
+    key.toString('base64url'),
+    `${key.toString('base64')}\n`,
+  ]) {
     expect(parseMasterKey(text, 'MASTER_KEY')).toEqual(key);
   }
 });
 
-test.each(['', 'secret', 'a'.repeat(64), 'A'.repeat(43), 'é'.repeat(43), randomBytes(31).toString('base64'), randomBytes(33).toString('hex')])(
-  'is refused when it is no 32 random bytes, without being repeated: %j',
-  (text) => {
-    const refused = () => parseMasterKey(text, 'MASTER_KEY');
-    expect(refused).toThrow(/MASTER_KEY/);
-    if (text) expect(refused).not.toThrow(text);
-  },
-);
+test.each([
+  '',
+  'secret',
+  'a'.repeat(64),
+  'A'.repeat(43),
+  'é'.repeat(43),
+  randomBytes(31).toString('base64'),
+  randomBytes(33).toString('hex'),
+])('is refused when it is no 32 random bytes, without being repeated: %j', (text) => {
+  const refused = () => parseMasterKey(text, 'MASTER_KEY');
+  expect(refused).toThrow(/MASTER_KEY/);
+  if (text) expect(refused).not.toThrow(text);
+});

@@ -48,7 +48,9 @@ describe('values', () => {
       const changed = Buffer.from(sealed);
       changed[i]! ^= 1;
       expect(() => vault.open(dataKey, place, changed), `byte ${i}`).toThrow(expect.objectContaining({ name: 'VaultError' }));
-      expect(() => vault.open(dataKey, place, sealed.subarray(0, i)), `${i} bytes`).toThrow(expect.objectContaining({ name: 'VaultError' }));
+      expect(() => vault.open(dataKey, place, sealed.subarray(0, i)), `${i} bytes`).toThrow(
+        expect.objectContaining({ name: 'VaultError' }),
+      );
     }
   });
 
@@ -134,9 +136,9 @@ describe('the master key', () => {
     const dataKey = vault.newDataKey('usr_a');
     const wrong = await Vault.open({ masterKey: randomBytes(32) });
     expect(() => wrong.seal(dataKey, place, plain)).toThrow(failure('wrong_key'));
-    expect(() => wrong.openInstallation({ name: 'pepper', version: 1 }, vault.sealInstallation({ name: 'pepper', version: 1 }, plain))).toThrow(
-      failure('wrong_key'),
-    );
+    expect(() =>
+      wrong.openInstallation({ name: 'pepper', version: 1 }, vault.sealInstallation({ name: 'pepper', version: 1 }, plain)),
+    ).toThrow(failure('wrong_key'));
   });
 
   test('is changed by wrapping the data keys anew, and the values stay as they are', async () => {
@@ -199,6 +201,5 @@ const GOLDEN = {
   installation:
     '134997b9644947d0b62d0f29ddf837777f213bfc11a7c21c12efd53e6d3bb69ec01516b29163ecfa69d5a4c794bdf38f2ff5' +
     '335e0c9dd7a56bf85199e45f',
-  keyCheck:
-    '140d8448d75b378c869074eec93b2982b0647475e1f195045e74b699534748572d',
+  keyCheck: '140d8448d75b378c869074eec93b2982b0647475e1f195045e74b699534748572d',
 };
