@@ -125,6 +125,7 @@ export function createApp(options: AppOptions): App {
     edge,
     async start() {
       await heartbeatJob(db, processId).run(new AbortController().signal);
+      if (database.kind === 'pglite') await work.dropAllLeases();
       bus.subscribe('instance', () => linkSync.wake());
       bus.subscribe('user', () => erase.wake());
       for (const loop of loops) loop.start();

@@ -25,7 +25,7 @@ export interface ReconcilerOptions extends Hands {
 /** More steps than any real path has: a plan that turns in circles is cut and backed off. */
 const STEPS_AT_MOST = 40;
 const BACKOFF = { firstMs: 500, maxMs: 60_000 };
-const RENEW_EVERY_MS = 8_000;
+const RENEW_EVERY_MS = 3_000;
 
 /**
  * Makes what is wished true, one safe step after another. It takes no input: each pass claims what is due and works on it; events only say

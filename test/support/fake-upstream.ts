@@ -11,7 +11,7 @@ export interface Script {
   /** Between the pieces. */
   pauseMs?: number;
   /** After the pieces; `cut` destroys the connection, `stall` says nothing more. Default `end`. */
-  then?: 'end' | 'cut' | 'stall';
+  after?: 'end' | 'cut' | 'stall';
   /** Says nothing at all, or destroys the connection, before the headers. */
   instead?: 'stall' | 'cut';
 }
@@ -85,8 +85,8 @@ export class FakeUpstream {
     response.writeHead(script.status ?? 200, { 'content-type': 'text/event-stream', ...script.headers });
     await this.#write(script, response);
     if (response.destroyed) return;
-    if (script.then === 'cut') setImmediate(() => request.socket.destroy()); // once what was written is in the kernel
-    else if (script.then === 'stall') response.flushHeaders();
+    if (script.after === 'cut') setImmediate(() => request.socket.destroy()); // once what was written is in the kernel
+    else if (script.after === 'stall') response.flushHeaders();
     else response.end();
   }
 
@@ -131,11 +131,19 @@ export const openai = {
   ],
   text(text: string, usage: object | null = OPENAI_USAGE): Script {
     const words = text.match(/\s*\S+/g) ?? [];
-    return { pieces: [openaiEvent({ delta: { role: 'assistant', content: '' } }), ...words.map(openai.word), ...openai.tail('stop', usage)] };
+    return {
+      pieces: [
+        openaiEvent({ delta: { role: 'assistant', content: '' } }),
+        ...words.map(openai.word),
+        ...openai.tail('stop', usage),
+      ],
+    };
   },
   toolCalls(...calls: { id: string; name: string; pieces: string[] }[]): Script {
     const pieces = calls.flatMap((call, index) => [
-      openaiEvent({ delta: { tool_calls: [{ index, id: call.id, type: 'function', function: { name: call.name, arguments: '' } }] } }),
+      openaiEvent({
+        delta: { tool_calls: [{ index, id: call.id, type: 'function', function: { name: call.name, arguments: '' } }] },
+      }),
       ...call.pieces.map((part) => openaiEvent({ delta: { tool_calls: [{ index, function: { arguments: part } }] } })),
     ]);
     return { pieces: [openaiEvent({ delta: { role: 'assistant', content: null } }), ...pieces, ...openai.tail('tool_calls')] };
@@ -178,8 +186,13 @@ export const anthropic = {
   },
   toolUse(...calls: { id: string; name: string; pieces: string[] }[]): Script {
     const pieces = calls.flatMap((call, index) => [
-      anthropicEvent('content_block_start', { index, content_block: { type: 'tool_use', id: call.id, name: call.name, input: {} } }),
-      ...call.pieces.map((part) => anthropicEvent('content_block_delta', { index, delta: { type: 'input_json_delta', partial_json: part } })),
+      anthropicEvent('content_block_start', {
+        index,
+        content_block: { type: 'tool_use', id: call.id, name: call.name, input: {} },
+      }),
+      ...call.pieces.map((part) =>
+        anthropicEvent('content_block_delta', { index, delta: { type: 'input_json_delta', partial_json: part } }),
+      ),
       anthropicEvent('content_block_stop', { index }),
     ]);
     return { pieces: [anthropic.start(), ...pieces, ...anthropic.tail('tool_use')] };
@@ -193,15 +206,21 @@ export const anthropic = {
 
 /** Faults of any upstream, whatever its protocol. */
 export const faults = {
-  html: (status = 200): Script => ({ status, headers: { 'content-type': 'text/html' }, pieces: ['<html><body>Bad gateway</body></html>'] }),
+  html: (status = 200): Script => ({
+    status,
+    headers: { 'content-type': 'text/html' },
+    pieces: ['<html><body>Bad gateway</body></html>'],
+  }),
   garbage: (): Script => ({ pieces: ['data: {"choices": [{]}\n\n', 'data: more\n\n'] }),
   noise: (): Script => ({ pieces: ['this is no event\nnor is this\n'] }),
   stallBeforeHeaders: (): Script => ({ instead: 'stall' }),
   cutBeforeHeaders: (): Script => ({ instead: 'cut' }),
   redirect: (to: string): Script => ({ status: 302, headers: { location: to } }),
-  hugeLine: (bytes: number): Script => ({ pieces: (function* () {
-    yield 'data: {"x":"';
-    for (let sent = 0; sent < bytes; sent += 65_536) yield 'x'.repeat(65_536);
-    yield '"}\n\n';
-  })() }),
+  hugeLine: (bytes: number): Script => ({
+    pieces: (function* () {
+      yield 'data: {"x":"';
+      for (let sent = 0; sent < bytes; sent += 65_536) yield 'x'.repeat(65_536);
+      yield '"}\n\n';
+    })(),
+  }),
 };

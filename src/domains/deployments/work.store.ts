@@ -57,6 +57,10 @@ export async function renewLeasesAcrossTenants(db: Db, owner: string, leaseS: nu
     .execute();
 }
 
+export async function dropLeasesAcrossTenants(db: Db): Promise<void> {
+  await db.updateTable('deployments').set({ lease_owner: null, lease_until: null }).where('lease_owner', 'is not', null).execute();
+}
+
 /** The deployment with its live instance and its user's limits, if the lease still holds. */
 export async function readLeasedAcrossTenants(db: Db, lease: Lease) {
   const deployment = await db

@@ -35,7 +35,8 @@ export class LeaseLost extends Error {
   }
 }
 
-const LEASE_S = 30;
+/** Short, so that what a killed process held is taken up soon; a process that is slower than this loses its lease and changes nothing. */
+const LEASE_S = 10;
 
 /** What the reconciler may do to deployments and instances: each write under a lease, each change announced. */
 export class DeploymentWork {
@@ -57,9 +58,14 @@ export class DeploymentWork {
     return store.nextDueInMsAcrossTenants(this.#db);
   }
 
-  /** Keeps what this process holds; call it well within 30 s. */
+  /** Keeps what this process holds; call it well within 10 s. */
   renew(): Promise<void> {
     return store.renewLeasesAcrossTenants(this.#db, this.#processId, LEASE_S);
+  }
+
+  /** On a database that only one process can open, every lease found at the start is a dead process's. */
+  async dropAllLeases(): Promise<void> {
+    await store.dropLeasesAcrossTenants(this.#db);
   }
 
   async read(lease: store.Lease): Promise<Leased> {

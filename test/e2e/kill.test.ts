@@ -1,0 +1,61 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { BerthProcess } from '../support/berth-process.js';
+import { testDatabase, type TestDatabase } from '../support/database.js';
+import { until } from '../support/until.js';
+
+/** From the first statement of a deploy to after its end. */
+const KILL_AFTER_MS = [0, 15, 40, 80, 130, 200, 280, 400, 600, 900];
+
+describe('kill -9 of Berth while it provisions', () => {
+  let database: TestDatabase;
+  let berth: BerthProcess;
+  let admin: string;
+  beforeAll(async () => {
+    database = await testDatabase('postgres');
+    berth = await BerthProcess.prepare({ DATABASE_URL: database.url ?? '' });
+    await berth.start();
+    admin = await berth.adminKey();
+  });
+  afterAll(async () => {
+    await berth.destroy();
+    await database.close();
+  });
+
+  test('at many points: it converges to one container that answers, with no orphan and no lost user', async () => {
+    const users: { name: string; key: string }[] = [];
+    for (const [index, afterMs] of KILL_AFTER_MS.entries()) {
+      const name = `killed${index}`;
+      const user = await berth.call('POST', '/api/v1/users', admin, { name, tier: 'pro' });
+      expect(user.status).toBe(201);
+      users.push({ name, key: user.json.api_key });
+      const made = await berth.call('POST', '/api/v1/users/me/agents', user.json.api_key, { name: 'a' });
+      expect(made.status).toBe(202);
+      await new Promise((resolve) => setTimeout(resolve, afterMs));
+      await berth.kill('SIGKILL');
+      await berth.start();
+    }
+    for (const user of users) await answers(berth, user.key);
+    await berth.engine(async (runtime) => {
+      await until(async () => (await runtime.list()).instances.length === users.length, 'exactly one container a user', 30_000);
+      const { instances, volumes } = await runtime.list();
+      expect(new Set(instances.map((one) => one.deploymentId)).size).toBe(users.length);
+      expect(instances.every((one) => one.state === 'running')).toBe(true);
+      expect(volumes).toHaveLength(users.length);
+    });
+  }, 240_000);
+
+  test('a kill while users are deleted leaves nothing of them', async () => {
+    const { json } = await berth.call('GET', '/api/v1/users', admin);
+    for (const user of json.data) expect((await berth.call('DELETE', `/api/v1/users/${user.id}`, admin)).status).toBe(202);
+    await berth.kill('SIGKILL');
+    await berth.start();
+    await until(async () => (await berth.call('GET', '/api/v1/users', admin)).json.data.length === 0, 'the users to be gone', 60_000);
+    await berth.engine(async (runtime) => expect(await runtime.list()).toEqual({ instances: [], volumes: [] }));
+  }, 120_000);
+});
+
+async function answers(berth: BerthProcess, key: string): Promise<void> {
+  const answer = await berth.call('POST', '/api/v1/users/me/agents/a/chat', key, { messages: [{ role: 'user', content: 'still there?' }] });
+  expect(answer.status, JSON.stringify(answer.json)).toBe(200);
+  expect(answer.json.message).toBe('You said: still there?');
+}
