@@ -276,7 +276,13 @@ export function runtimeContract(name: string, setUp: () => Promise<Subject>): vo
       const spec = await running();
       // One byte first, so that every cut at an even place goes through a character.
       const long = `x${'é'.repeat(30_000)}€😀`;
-      bench.tell(spec, { say: ['stdout', `${long}\n`] }, { say: ['stdout', 'no newline yet'] }, { say: ['stdout', ', now\n'] }, { say: ['stdout', '\n'] });
+      bench.tell(
+        spec,
+        { say: ['stdout', `${long}\n`] },
+        { say: ['stdout', 'no newline yet'] },
+        { say: ['stdout', ', now\n'] },
+        { say: ['stdout', '\n'] },
+      );
       await untilLogged(runtime, spec.name, ', now');
       await eventually(async () => expect(await readLog(runtime, spec.name)).toHaveLength(4));
       const lines = await readLog(runtime, spec.name);
@@ -292,7 +298,8 @@ export function runtimeContract(name: string, setUp: () => Promise<Subject>): vo
       const spec = await running();
       const seen: LogLine[] = [];
       const follow = (async () => {
-        for await (const line of runtime.logs(spec.name, { follow: true, tail: 10 }, AbortSignal.timeout(20_000))) seen.push(line);
+        for await (const line of runtime.logs(spec.name, { follow: true, tail: 10 }, AbortSignal.timeout(20_000)))
+          seen.push(line);
       })();
       await eventually(() => expect(seen.map((line) => line.text)).toEqual(['ready']));
       bench.tell(spec, { say: ['stdout', 'one\n'] }, { say: ['stderr', 'two\n'] });

@@ -3,7 +3,6 @@ import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, test } from 'vitest';
 import { DockerRuntime } from '../../src/runtime/docker/docker.js';
 import { explain, statusOf } from '../../src/runtime/docker/faults.js';
-import { Gate } from '../../src/runtime/gate.js';
 import type { Runtime } from '../../src/runtime/runtime.js';
 import { all, Bench, EventReader, eventually, silentLog } from './harness.js';
 
@@ -66,7 +65,13 @@ const engines: [string, (socket: Socket) => void][] = [
 /** How each call ended, all made at once. */
 async function outcomes(runtime: Runtime): Promise<Record<string, unknown>> {
   const ends = await Promise.all(
-    calls.map(async ([name, call]) => [name, await call(runtime).then(() => 'worked', (error: unknown) => (error as { code?: string }).code)]),
+    calls.map(async ([name, call]) => [
+      name,
+      await call(runtime).then(
+        () => 'worked',
+        (error: unknown) => (error as { code?: string }).code,
+      ),
+    ]),
   );
   return Object.fromEntries(ends) as Record<string, unknown>;
 }
@@ -98,7 +103,9 @@ describe('an engine that hangs after a container was found', () => {
     Name: '/n',
     Created: '2025-01-01T00:00:00Z',
     State: { Status: 'running', ExitCode: 0, StartedAt: '2025-01-01T00:00:00Z' },
-    Config: { Labels: { 'berth.installation': bench.run, 'berth.deployment': 'd', 'berth.instance': 'i', 'berth.generation': '1' } },
+    Config: {
+      Labels: { 'berth.installation': bench.run, 'berth.deployment': 'd', 'berth.instance': 'i', 'berth.generation': '1' },
+    },
   });
   const hangsLater = (answerRest: (socket: Socket, request: string) => void) =>
     engine((socket, request) => {
@@ -160,7 +167,14 @@ describe('events from an engine that comes and goes', () => {
       Action: action,
       Actor: {
         ID: 'c1',
-        Attributes: { name: 'n', 'berth.installation': bench.run, 'berth.deployment': 'd', 'berth.instance': 'i', 'berth.generation': '1', ...labels },
+        Attributes: {
+          name: 'n',
+          'berth.installation': bench.run,
+          'berth.deployment': 'd',
+          'berth.instance': 'i',
+          'berth.generation': '1',
+          ...labels,
+        },
       },
       time: 1_700_000_100,
       timeNano: Number(nano),
@@ -176,8 +190,12 @@ describe('events from an engine that comes and goes', () => {
       const start = event('start', '1700000100000000001');
       if (requests.length === 1) {
         socket.write(chunk(start.slice(0, 20)));
-        socket.write(chunk(`${start.slice(20)}\n${event('oom', '1700000100000000300')}\n\n${event('exec_die', '1700000100000000400')}\n`));
-        socket.write(chunk(`${event('die', '1700000100000000500', { 'berth.installation': 'other' })}\n`), () => socket.destroy());
+        socket.write(
+          chunk(`${start.slice(20)}\n${event('oom', '1700000100000000300')}\n\n${event('exec_die', '1700000100000000400')}\n`),
+        );
+        socket.write(chunk(`${event('die', '1700000100000000500', { 'berth.installation': 'other' })}\n`), () =>
+          socket.destroy(),
+        );
       } else if (requests.length === 2) {
         socket.write(chunk(`${start}\n${event('die', '1700000100000000600')}\n`));
         socket.write(chunk('{"garbage\n'));
@@ -217,11 +235,17 @@ describe('events from an engine that comes and goes', () => {
 });
 
 describe('an engine’s refusals in plain words', () => {
-  const refusal = (statusCode: number, message: string) => Object.assign(new Error('(HTTP code …)'), { statusCode, json: { message } });
+  const refusal = (statusCode: number, message: string) =>
+    Object.assign(new Error('(HTTP code …)'), { statusCode, json: { message } });
   test.each([
     [404, 'No such image: berth-agent:x', 'unprocessable', 'the agent image is missing'],
     [500, 'write /var/lib/docker/x: no space left on device', 'limit_exceeded', 'disk is full'],
-    [400, 'invalid mount config for type "bind": bind source path does not exist: /nowhere', 'unprocessable', 'link folder is missing'],
+    [
+      400,
+      'invalid mount config for type "bind": bind source path does not exist: /nowhere',
+      'unprocessable',
+      'link folder is missing',
+    ],
     [500, 'OCI runtime create failed: fork: cannot allocate memory', 'limit_exceeded', 'no memory left'],
     [409, 'removal of container x is already in progress', 'conflict', 'already in progress'],
     [503, 'starting', 'unavailable', 'not ready'],
@@ -237,29 +261,5 @@ describe('an engine’s refusals in plain words', () => {
     for (const dockerHost of ['ssh://host', 'nonsense', 'npipe:////./pipe/x']) {
       expect(() => new DockerRuntime({ installationId: 'x', dockerHost, log: silentLog })).toThrow('DOCKER_HOST');
     }
-  });
-});
-
-describe('the gate', () => {
-  test('lets so many in, in order, and forgets one that gave up', async () => {
-    const gate = new Gate(2);
-    const seen: number[] = [];
-    const doors: (() => void)[] = [];
-    const work = (n: number) => () => {
-      seen.push(n);
-      return new Promise<void>((resolve) => doors.push(resolve));
-    };
-    const impatient = new AbortController();
-    const runs = [gate.run(work(1)), gate.run(work(2)), gate.run(work(3), impatient.signal), gate.run(work(4))];
-    await eventually(() => expect(seen).toEqual([1, 2]));
-    impatient.abort(new Error('gave up'));
-    await expect(runs[2]).rejects.toThrow('gave up');
-    doors.shift()!();
-    await eventually(() => expect(seen).toEqual([1, 2, 4]));
-    for (const open of doors) open();
-    await Promise.all([runs[0], runs[1], runs[3]]);
-    expect(gate.isIdle).toBe(true);
-    await expect(gate.run(() => Promise.reject(new Error('failed')))).rejects.toThrow('failed');
-    expect(gate.isIdle).toBe(true);
   });
 });

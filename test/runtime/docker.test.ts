@@ -109,7 +109,9 @@ describe('a docker instance', () => {
     const { instances } = await runtime.list();
     const up = instances.filter((found) => specs.some((spec) => spec.name === found.name) && found.state === 'running');
     expect(up).toHaveLength(5);
-    expect((await Promise.all(specs.map((spec) => runtime.stats(spec.name)))).every((stats) => stats!.memoryBytes > 0)).toBe(true);
+    expect((await Promise.all(specs.map((spec) => runtime.stats(spec.name)))).every((stats) => stats!.memoryBytes > 0)).toBe(
+      true,
+    );
     await Promise.all(specs.map((spec) => runtime.remove(spec.name)));
   });
 });
@@ -161,7 +163,10 @@ describe('an engine that is stopped, frozen and filled up', () => {
     const follow = (async () => {
       for await (const line of runtime.logs(spec.name, { follow: true, tail: 5 }, new AbortController().signal)) seen.push(line);
     })();
-    const ending = follow.then(() => 'ended', (error: unknown) => (error as { code?: string }).code);
+    const ending = follow.then(
+      () => 'ended',
+      (error: unknown) => (error as { code?: string }).code,
+    );
     await eventually(() => expect(seen).toHaveLength(1));
     const before = resyncs();
     await engine.stop();
@@ -186,9 +191,17 @@ describe('an engine that is stopped, frozen and filled up', () => {
     warnings.length = 0;
     engine.freeze();
     const asked = performance.now();
-    const calls = [runtime.check(), runtime.list(), runtime.stop(spec.name, 0), runtime.create(bench.spec()), runtime.stats(spec.name)];
+    const calls = [
+      runtime.check(),
+      runtime.list(),
+      runtime.stop(spec.name, 0),
+      runtime.create(bench.spec()),
+      runtime.stats(spec.name),
+    ];
     const ends = await Promise.allSettled(calls);
-    expect(ends.map((end) => end.status === 'rejected' && (end.reason as { code?: string }).code)).toEqual(ends.map(() => 'unavailable'));
+    expect(ends.map((end) => end.status === 'rejected' && (end.reason as { code?: string }).code)).toEqual(
+      ends.map(() => 'unavailable'),
+    );
     expect(performance.now() - asked).toBeLessThan(5000);
     await eventually(() => expect(warnings.join('')).toContain('events interrupted'));
     engine.thaw();
@@ -204,7 +217,10 @@ describe('an engine that is stopped, frozen and filled up', () => {
     const { bavail, bsize } = await statfs(engine.dataRoot);
     await writeFile(ballast, '');
     await run('fallocate', ['-l', String(bavail * bsize), ballast]);
-    await expect(runtime.create(bench.spec())).rejects.toMatchObject({ code: 'limit_exceeded', message: expect.stringContaining('disk is full') });
+    await expect(runtime.create(bench.spec())).rejects.toMatchObject({
+      code: 'limit_exceeded',
+      message: expect.stringContaining('disk is full'),
+    });
     expect((await runtime.inspect(spec.name))?.state).toBe('running');
     await readLog(runtime, spec.name);
     await runtime.stop(spec.name, 1000);

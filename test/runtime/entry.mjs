@@ -19,7 +19,10 @@ const attempt = (work) => {
 };
 
 const probes = {
-  status: () => readFileSync('/proc/self/status', 'utf8').match(/^(CapEff|NoNewPrivs|Seccomp|Uid|Gid):.*$/gm).join('; '),
+  status: () =>
+    readFileSync('/proc/self/status', 'utf8')
+      .match(/^(CapEff|NoNewPrivs|Seccomp|Uid|Gid):.*$/gm)
+      .join('; '),
   root: () => attempt(() => writeFileSync('/x', 'x')),
   link: () => attempt(() => writeFileSync(join(linkDir, 'x'), 'x')),
   data: () => attempt(() => writeFileSync(join(dataDir, 'x'), 'x')),
@@ -28,7 +31,10 @@ const probes = {
     return attempt(() => execFileSync('/tmp/x.sh'));
   },
   interfaces: () => readdirSync('/sys/class/net').join(' '),
-  limits: () => readFileSync('/proc/self/limits', 'utf8').match(/^Max (core file size|open files).*$/gm).join('; '),
+  limits: () =>
+    readFileSync('/proc/self/limits', 'utf8')
+      .match(/^Max (core file size|open files).*$/gm)
+      .join('; '),
   hostname: () => readFileSync('/proc/sys/kernel/hostname', 'utf8').trim(),
   env: () => Object.keys(process.env).sort().join(' '),
   processes: () => readdirSync('/proc').filter((name) => /^\d+$/.test(name)).length,
@@ -42,11 +48,12 @@ const commands = {
   ignoreTerm: () => (ignoreTerm = true),
   keep: (text) => writeFileSync(join(dataDir, 'kept'), text),
   recall: () => process.stdout.write(`kept: ${attempt(() => readFileSync(join(dataDir, 'kept'), 'utf8'))}\n`),
-  probe: () => process.stdout.write(`${JSON.stringify(Object.fromEntries(Object.entries(probes).map(([k, f]) => [k, attempt(f)])))}\n`),
+  probe: () =>
+    process.stdout.write(`${JSON.stringify(Object.fromEntries(Object.entries(probes).map(([k, f]) => [k, attempt(f)])))}\n`),
   // A child of its own group's, that holds its output open.
   spawn: () => process.stdout.write(`child ${spawn('/bin/sleep', ['1000'], { stdio: ['ignore', 'inherit', 'inherit'] }).pid}\n`),
   oom: () => {
-    for (const held = []; ; ) held.push(Buffer.alloc(1 << 20, 1));
+    for (const held = []; ;) held.push(Buffer.alloc(1 << 20, 1));
   },
   // Once what was said has left: output to a full pipe waits inside the program.
   exit: (code) => process.stdout.write('', () => process.exit(code)),

@@ -66,7 +66,8 @@ runtimeContract('fake', async () => {
   const kept = new Map<string, string>();
   return {
     bench,
-    make: (installationId) => new FakeRuntime({ installationId, engine, onStart: (_, process) => void new Program(process, engine, kept) }),
+    make: (installationId) =>
+      new FakeRuntime({ installationId, engine, onStart: (_, process) => void new Program(process, engine, kept) }),
     killsOnMemory: true,
     keepsCutCharacters: true,
     dispose: async () => bench.dispose(),

@@ -13,7 +13,11 @@ const entry = new URL('entry.mjs', import.meta.url).pathname;
  * about a second where it is not there yet, without any registry.
  */
 export async function testImage(dockerHost?: string): Promise<string> {
-  const digest = createHash('sha256').update(await readFile(entry)).update(process.version).digest('hex').slice(0, 12);
+  const digest = createHash('sha256')
+    .update(await readFile(entry))
+    .update(process.version)
+    .digest('hex')
+    .slice(0, 12);
   const tag = `berth-runtime-test:${digest}`;
   const host = dockerHost ? ['-H', dockerHost] : [];
   const there = await run('docker', [...host, 'image', 'inspect', tag]).catch(() => undefined);

@@ -57,7 +57,10 @@ describe('the process runtime', () => {
     const spec = await running();
     delete process.env['OPENAI_API_KEY'];
     const env = Object.fromEntries(
-      readFileSync(`/proc/${pidOf(spec)}/environ`, 'utf8').split('\0').filter(Boolean).map((pair) => pair.split(/=(.*)/s, 2)),
+      readFileSync(`/proc/${pidOf(spec)}/environ`, 'utf8')
+        .split('\0')
+        .filter(Boolean)
+        .map((pair) => pair.split(/=(.*)/s, 2)),
     );
     const data = join(dataDir, 'volumes', spec.volume, 'data');
     expect(env).toEqual({
@@ -163,7 +166,10 @@ describe('the process runtime', () => {
 
   test('a missing gateway is said by check, and by the instance that ends at once', async () => {
     const broken = make({ gatewayPath: '/nowhere/gateway.mjs' });
-    await expect(broken.check()).rejects.toMatchObject({ code: 'unavailable', message: expect.stringContaining('/nowhere/gateway.mjs') });
+    await expect(broken.check()).rejects.toMatchObject({
+      code: 'unavailable',
+      message: expect.stringContaining('/nowhere/gateway.mjs'),
+    });
     const spec = bench.spec();
     await broken.create(spec);
     await broken.start(spec.name);
@@ -174,7 +180,13 @@ describe('the process runtime', () => {
 });
 
 describe('changes between two looks', () => {
-  const glimpse = (life: string | undefined, state: Glimpse['state']): Glimpse => ({ name: 'n', instanceId: 'i', deploymentId: 'd', life, state });
+  const glimpse = (life: string | undefined, state: Glimpse['state']): Glimpse => ({
+    name: 'n',
+    instanceId: 'i',
+    deploymentId: 'd',
+    life,
+    state,
+  });
   const cases: [string, Glimpse | undefined, Glimpse | undefined, string[]][] = [
     ['nothing', glimpse('1', 'running'), glimpse('1', 'running'), []],
     ['created', undefined, glimpse(undefined, 'created'), []],

@@ -3,6 +3,7 @@ import type Docker from 'dockerode';
 import { AppError, messageOf } from '../../lib/errors.js';
 import type { Log } from '../../lib/log.js';
 import { Gate } from '../gate.js';
+import { joinSignals } from '../joined-signal.js';
 import type {
   EngineInfo,
   InstanceSpec,
@@ -199,8 +200,7 @@ export class DockerRuntime implements Runtime {
 
   async *logs(name: string, options: LogOptions, signal: AbortSignal): AsyncGenerator<LogLine, void, void> {
     const { runtimeId } = await this.#mustFind(name);
-    const cut = AbortSignal.any([signal, this.#closed.signal]);
-    if (cut.aborted) return;
+    const { signal: cut, release } = joinSignals(signal, this.#closed.signal);
     const silent = () => Promise.reject(unavailable('the container engine stopped in the middle of the logs'));
     const watch = options.follow
       ? { silenceMs: this.#deadlines.heartbeatMs, onSilence: async () => void (await this.check()) }
@@ -211,10 +211,12 @@ export class DockerRuntime implements Runtime {
       yield* readLines(source, watch, cut);
     } catch (error) {
       if (!cut.aborted) throw error;
+    } finally {
+      release();
     }
   }
 
-  events(signal: AbortSignal): AsyncIterable<RuntimeEvent> {
+  async *events(signal: AbortSignal): AsyncGenerator<RuntimeEvent, void, void> {
     const events = new EngineEvents({
       installationId: this.#installationId,
       log: this.#log,
@@ -222,7 +224,12 @@ export class DockerRuntime implements Runtime {
       ping: () => this.check(),
       heartbeatMs: this.#deadlines.heartbeatMs,
     });
-    return events.read(AbortSignal.any([signal, this.#closed.signal]));
+    const joined = joinSignals(signal, this.#closed.signal);
+    try {
+      yield* events.read(joined.signal);
+    } finally {
+      joined.release();
+    }
   }
 
   async close(): Promise<void> {

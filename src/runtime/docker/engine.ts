@@ -43,6 +43,7 @@ export class Engine {
     signal: AbortSignal,
   ): Promise<http.IncomingMessage> {
     try {
+      // `cut` follows the deadline and, until the stream is open, `signal`.
       return await withDeadline(what, timeoutMs, (cut) => this.#dial(path, query, cut, signal), signal);
     } catch (error) {
       if (signal.aborted) throw error;
@@ -65,7 +66,7 @@ export class Engine {
       method: 'GET',
       isStream: true,
       options: query,
-      abortSignal: AbortSignal.any([cut, signal]),
+      abortSignal: cut,
       statusCodes: { 200: true, 404: 'no such container', 500: 'server error' },
     };
     return new Promise((resolve, reject) => {

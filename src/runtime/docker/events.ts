@@ -4,6 +4,7 @@ import { backoffMs } from '../../lib/backoff.js';
 import type { Log } from '../../lib/log.js';
 import { messageOf } from '../../lib/errors.js';
 import { EventQueue } from '../event-queue.js';
+import { joinSignals } from '../joined-signal.js';
 import type { RuntimeEvent } from '../runtime.js';
 import { unavailable } from './faults.js';
 import { engineTime } from './logs.js';
@@ -53,12 +54,14 @@ export class EngineEvents {
   async *read(signal: AbortSignal): AsyncGenerator<RuntimeEvent, void, void> {
     const queue = new EventQueue();
     const stop = new AbortController();
-    const pump = this.#pump(queue, AbortSignal.any([signal, stop.signal]));
+    const { signal: cut, release } = joinSignals(signal, stop.signal);
+    const pump = this.#pump(queue, cut);
     try {
-      yield* queue.read(signal);
+      yield* queue.read(cut);
     } finally {
       stop.abort();
       await pump;
+      release();
     }
   }
 
@@ -83,16 +86,13 @@ export class EngineEvents {
       event: Object.keys(KINDS),
       label: [`berth.installation=${this.#source.installationId}`],
     });
-    const cut = new AbortController();
-    const stream = await this.#source.open({ since, filters }, AbortSignal.any([signal, cut.signal]));
+    const stream = await this.#source.open({ since, filters }, signal);
     onOpen();
     queue.push({ type: 'resync' });
-    const heartbeat = this.#beat(cut);
+    const heartbeat = this.#beat((error) => stream.destroy(error));
     try {
       for await (const line of splitLines(stream)) this.#take(line, queue);
-      throw cut.signal.reason ?? unavailable('the engine ended its event stream');
-    } catch (error) {
-      throw cut.signal.aborted ? cut.signal.reason : error;
+      throw unavailable('the engine ended its event stream');
     } finally {
       clearInterval(heartbeat);
       stream.destroy();
@@ -100,14 +100,14 @@ export class EngineEvents {
   }
 
   /** A stream that is quiet and one that is dead look the same; asking the engine tells them apart. */
-  #beat(cut: AbortController): NodeJS.Timeout {
+  #beat(giveUp: (error: Error) => void): NodeJS.Timeout {
     let asking = false;
     return setInterval(() => {
       if (asking) return;
       asking = true;
       this.#source
         .ping()
-        .catch((error: unknown) => cut.abort(error))
+        .catch(giveUp)
         .finally(() => (asking = false));
     }, this.#source.heartbeatMs);
   }

@@ -14,7 +14,16 @@ function engineWords(error: unknown): string {
   return text.trim().slice(0, 500);
 }
 
-const NOT_THERE = new Set(['ENOENT', 'ECONNREFUSED', 'ENOTSOCK', 'EHOSTUNREACH', 'ENETUNREACH', 'ETIMEDOUT', 'ENOTFOUND', 'EAI_AGAIN']);
+const NOT_THERE = new Set([
+  'ENOENT',
+  'ECONNREFUSED',
+  'ENOTSOCK',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ETIMEDOUT',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+]);
 const CUT_OFF = new Set(['ECONNRESET', 'EPIPE', 'ABORT_ERR', 'ERR_STREAM_PREMATURE_CLOSE']);
 
 /** Turns whatever a call to the engine threw into an `AppError` in plain words. One that is an `AppError` already stays. */
@@ -49,7 +58,8 @@ function explainRefusal(what: string, status: number, error: unknown): AppError 
   if (/cannot allocate memory|out of memory/i.test(words)) {
     return new AppError('limit_exceeded', `the host has no memory left for ${what}: ${words}`, { cause: error });
   }
-  if (status === 502 || status === 503 || status === 504) return unavailable(`the container engine is not ready: ${words}`, error);
+  if (status === 502 || status === 503 || status === 504)
+    return unavailable(`the container engine is not ready: ${words}`, error);
   if (status === 404) return new AppError('not_found', words, { cause: error });
   if (status === 409) return new AppError('conflict', words, { cause: error });
   if (status < 500) return new AppError('unprocessable', `the container engine refused ${what}: ${words}`, { cause: error });

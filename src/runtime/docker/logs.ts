@@ -42,7 +42,10 @@ export async function* readLines(source: Readable, watch: LineWatch, signal: Abo
   const fail = (error: Error) => lines.destroy(error);
   source.on('error', fail);
   // A connection that is cut closes without an end; `pipe` would leave the reader waiting.
-  source.on('close', () => source.readableEnded || fail(Object.assign(new Error('cut off'), { code: 'ERR_STREAM_PREMATURE_CLOSE' })));
+  source.on(
+    'close',
+    () => source.readableEnded || fail(Object.assign(new Error('cut off'), { code: 'ERR_STREAM_PREMATURE_CLOSE' })),
+  );
   source.pipe(lines);
   const stop = () => lines.destroy();
   signal.addEventListener('abort', stop, { once: true });

@@ -72,7 +72,13 @@ export function observeInspected(found: Inspected, installationId: string): Obse
   const owner = ownerOf(found.Config.Labels, installationId);
   if (!owner) return undefined;
   const state = stateOf(found.State.Status);
-  const observed: Observed = { name: bare(found.Name), runtimeId: found.Id, ...owner, state, createdAt: Date.parse(found.Created) };
+  const observed: Observed = {
+    name: bare(found.Name),
+    runtimeId: found.Id,
+    ...owner,
+    state,
+    createdAt: Date.parse(found.Created),
+  };
   const startedAt = Date.parse(found.State.StartedAt);
   // The engine writes year 1 for "never".
   if (startedAt > 0) observed.startedAt = startedAt;

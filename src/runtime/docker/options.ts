@@ -44,9 +44,16 @@ export function volumeOptions(spec: InstanceSpec): Docker.VolumeCreateOptions {
 export function specHash(spec: InstanceSpec): string {
   const sorted = (value: unknown): unknown =>
     value !== null && typeof value === 'object'
-      ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)).map(([key, inner]) => [key, sorted(inner)]))
+      ? Object.fromEntries(
+          Object.entries(value)
+            .sort(([a], [b]) => (a < b ? -1 : 1))
+            .map(([key, inner]) => [key, sorted(inner)]),
+        )
       : value;
-  return createHash('sha256').update(JSON.stringify(sorted(spec))).digest('hex').slice(0, 16);
+  return createHash('sha256')
+    .update(JSON.stringify(sorted(spec)))
+    .digest('hex')
+    .slice(0, 16);
 }
 
 function ownerLabels(spec: InstanceSpec): Record<string, string> {

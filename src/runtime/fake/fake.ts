@@ -1,4 +1,5 @@
 import { AppError } from '../../lib/errors.js';
+import { joinSignals } from '../joined-signal.js';
 import type {
   EngineInfo,
   InstanceSpec,
@@ -122,7 +123,15 @@ export class FakeRuntime implements Runtime {
 
   async *logs(name: string, options: LogOptions, signal: AbortSignal): AsyncGenerator<LogLine, void, void> {
     const instance = await this.engine.run('logs', name, () => this.#mustFind(name));
-    const cut = AbortSignal.any([signal, this.#closed.signal]);
+    const { signal: cut, release } = joinSignals(signal, this.#closed.signal);
+    try {
+      yield* this.#lines(instance, options, cut);
+    } finally {
+      release();
+    }
+  }
+
+  async *#lines(instance: FakeInstance, options: LogOptions, cut: AbortSignal): AsyncGenerator<LogLine, void, void> {
     const wanted = (line: LogLine) =>
       (!options.stream || line.stream === options.stream) && (!options.since || Date.parse(line.time) >= options.since);
     const ofStream = instance.lines.filter((line) => !options.stream || line.stream === options.stream);
@@ -146,9 +155,11 @@ export class FakeRuntime implements Runtime {
 
   async *events(signal: AbortSignal): AsyncGenerator<RuntimeEvent, void, void> {
     const { queue, stop } = this.engine.listen(this.#options.installationId);
+    const joined = joinSignals(signal, this.#closed.signal);
     try {
-      yield* queue.read(AbortSignal.any([signal, this.#closed.signal]));
+      yield* queue.read(joined.signal);
     } finally {
+      joined.release();
       stop();
     }
   }

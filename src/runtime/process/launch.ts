@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { withDeadline } from '../../lib/deadline.js';
@@ -35,7 +35,7 @@ export function launchOf(spec: InstanceSpec, dataDir: string, { gatewayPath, all
       LANG: 'C.UTF-8',
       NODE_OPTIONS: `--max-old-space-size=${heapMib(spec.limits.memoryMib)}`,
       BERTH_INSTANCE: spec.instanceId,
-      BERTH_LINK_DIR: spec.linkDir,
+      BERTH_LINK_DIR: resolve(spec.linkDir),
       BERTH_DATA_DIR: dataDir,
       BERTH_PROXY_PORT: 'off',
       BERTH_SHELL: tools,

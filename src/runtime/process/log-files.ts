@@ -36,7 +36,8 @@ class FileReader {
       if (bytesRead === 0) return;
       this.#offset += bytesRead;
       let bytes = Buffer.concat([this.#rest, buffer.subarray(0, bytesRead)]);
-      for (let end; (end = bytes.indexOf(NEWLINE)) >= 0; bytes = bytes.subarray(end + 1)) yield parse(bytes.toString('utf8', 0, end));
+      for (let end; (end = bytes.indexOf(NEWLINE)) >= 0; bytes = bytes.subarray(end + 1))
+        yield parse(bytes.toString('utf8', 0, end));
       this.#rest = bytes;
     }
   }
@@ -49,7 +50,11 @@ class FileReader {
 function parse(line: string): LogLine {
   const stream = line.indexOf(' ');
   const text = line.indexOf(' ', stream + 1);
-  return { time: line.slice(0, stream), stream: line.slice(stream + 1, text) === 'stderr' ? 'stderr' : 'stdout', text: line.slice(text + 1) };
+  return {
+    time: line.slice(0, stream),
+    stream: line.slice(stream + 1, text) === 'stderr' ? 'stderr' : 'stdout',
+    text: line.slice(text + 1),
+  };
 }
 
 /**
@@ -70,7 +75,7 @@ export async function* readLogFiles(
       if (isSince(line, options)) yield line;
     }
     if (!options.follow) return;
-    for (let more = true; more && !signal.aborted; ) {
+    for (let more = true; more && !signal.aborted;) {
       // Asked before reading: what an instance wrote before it ended is there by then.
       more = lives();
       reader ??= await FileReader.open(path);
@@ -111,7 +116,11 @@ async function lastLines(olderPath: string, current: FileReader | undefined, opt
   return options.tail <= 0 ? [] : last.slice(-options.tail);
 }
 
-async function* select(lines: AsyncIterable<LogLine>, options: LogOptions, signal: AbortSignal): AsyncGenerator<LogLine, void, void> {
+async function* select(
+  lines: AsyncIterable<LogLine>,
+  options: LogOptions,
+  signal: AbortSignal,
+): AsyncGenerator<LogLine, void, void> {
   for await (const line of lines) {
     if (signal.aborted) return;
     if ((!options.stream || line.stream === options.stream) && isSince(line, options)) yield line;

@@ -14,7 +14,9 @@ const TICKS_PER_SECOND = 100;
 /** The fields of `/proc/<pid>/stat` after the program's name, which may hold spaces and brackets. */
 function statOf(pid: number): string[] | undefined {
   try {
-    return readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /s, '').split(' ');
+    return readFileSync(`/proc/${pid}/stat`, 'utf8')
+      .replace(/^.*\) /s, '')
+      .split(' ');
   } catch {
     return undefined; // No such process, or gone between two reads.
   }

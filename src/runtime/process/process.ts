@@ -1,9 +1,11 @@
 import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { withDeadline } from '../../lib/deadline.js';
 import { AppError } from '../../lib/errors.js';
 import type { Log } from '../../lib/log.js';
 import { Gate } from '../gate.js';
+import { joinSignals } from '../joined-signal.js';
 import type {
   EngineInfo,
   InstanceSpec,
@@ -52,15 +54,19 @@ export class ProcessRuntime implements Runtime {
   readonly #closed = new AbortController();
 
   constructor(options: ProcessRuntimeOptions) {
-    this.#options = options;
-    this.#store = new Store(options.dataDir);
+    // Instances do not run in Berth's own folder, so nothing may depend on it.
+    this.#options = { ...options, gatewayPath: resolve(options.gatewayPath) };
+    this.#store = new Store(resolve(options.dataDir));
     this.#watcher = new Watcher(this.#store.states, () => this.#glimpses());
     if (options.allowTools) options.log.warn('agents run shell commands as the user that runs Berth, with no isolation');
   }
 
   async check(): Promise<EngineInfo> {
     if (!existsSync('/proc/self/stat')) throw new AppError('unavailable', 'the process runtime needs Linux');
-    for (const [path, what] of [[this.#options.gatewayPath, 'the gateway’s program'], [SHIM, 'the process runtime’s shim']] as const) {
+    for (const [path, what] of [
+      [this.#options.gatewayPath, 'the gateway’s program'],
+      [SHIM, 'the process runtime’s shim'],
+    ] as const) {
       if (!existsSync(path)) throw new AppError('unavailable', `${what} is missing: ${path}`);
     }
     return { name: 'process', version: process.version };
@@ -149,11 +155,21 @@ export class ProcessRuntime implements Runtime {
       const now = this.#standing(record);
       return now.life === life && isUp(now);
     };
-    yield* readLogFiles(this.#store.folder(name), options, lives, AbortSignal.any([signal, this.#closed.signal]));
+    const joined = joinSignals(signal, this.#closed.signal);
+    try {
+      yield* readLogFiles(this.#store.folder(name), options, lives, joined.signal);
+    } finally {
+      joined.release();
+    }
   }
 
-  events(signal: AbortSignal): AsyncIterable<RuntimeEvent> {
-    return this.#watcher.read(AbortSignal.any([signal, this.#closed.signal]));
+  async *events(signal: AbortSignal): AsyncGenerator<RuntimeEvent, void, void> {
+    const joined = joinSignals(signal, this.#closed.signal);
+    try {
+      yield* this.#watcher.read(joined.signal);
+    } finally {
+      joined.release();
+    }
   }
 
   async close(): Promise<void> {
@@ -221,7 +237,15 @@ export class ProcessRuntime implements Runtime {
   #observe(record: InstanceRecord): Observed {
     const { name, instanceId, deploymentId, generation } = record.spec;
     const { state, startedAt, exitCode, error } = this.#standing(record);
-    const observed: Observed = { name, runtimeId: record.runtimeId, instanceId, deploymentId, generation, state, createdAt: record.createdAt };
+    const observed: Observed = {
+      name,
+      runtimeId: record.runtimeId,
+      instanceId,
+      deploymentId,
+      generation,
+      state,
+      createdAt: record.createdAt,
+    };
     if (startedAt !== undefined) observed.startedAt = startedAt;
     if (error !== undefined) observed.error = error;
     return state === 'exited' ? { ...observed, exitCode: exitCode ?? 137, oomKilled: false } : observed;

@@ -17,7 +17,9 @@ const launch = JSON.parse(readFileSync(join(folder, 'launch.json'), 'utf8'));
 /** When a process began, in the kernel's ticks since boot: with the pid it names one process for ever. */
 function beganAt(pid) {
   try {
-    return readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /s, '').split(' ')[19];
+    return readFileSync(`/proc/${pid}/stat`, 'utf8')
+      .replace(/^.*\) /s, '')
+      .split(' ')[19];
   } catch {
     return undefined; // It has ended.
   }

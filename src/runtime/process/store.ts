@@ -98,11 +98,15 @@ export class Store {
   }
 
   instances(): InstanceRecord[] {
-    return readdirSync(join(this.#root, 'instances')).map((name) => this.instance(name)).filter((found) => found !== undefined);
+    return readdirSync(join(this.#root, 'instances'))
+      .map((name) => this.instance(name))
+      .filter((found) => found !== undefined);
   }
 
   volumes(): VolumeRecord[] {
-    return readdirSync(join(this.#root, 'volumes')).map((name) => this.volume(name)).filter((found) => found !== undefined);
+    return readdirSync(join(this.#root, 'volumes'))
+      .map((name) => this.volume(name))
+      .filter((found) => found !== undefined);
   }
 
   saveLaunch(name: string, launch: Launch): void {
@@ -161,7 +165,8 @@ function addOnce<T>(folder: string, record: T): T {
 }
 
 function forgetFolder(folder: string): void {
-  for (const entry of entriesOf(folder)) if (entry !== 'record.json') rmSync(join(folder, entry), { recursive: true, force: true });
+  for (const entry of entriesOf(folder))
+    if (entry !== 'record.json') rmSync(join(folder, entry), { recursive: true, force: true });
   rmSync(folder, { recursive: true, force: true });
 }
 
