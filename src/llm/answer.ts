@@ -164,8 +164,13 @@ export class Answer {
   }
 
   #onSilence(): void {
-    if (this.#wake === undefined) return;
-    this.#fail(new ProviderError('stalled', `The provider sent nothing for ${this.#limits.stallTimeoutMs} ms`));
+    const waiting = this.#wake;
+    if (waiting === undefined) return;
+    // Where this process itself was held up, bytes may lie in the kernel: one look at them first.
+    setImmediate(() => {
+      if (this.#wake !== waiting) return;
+      this.#fail(new ProviderError('stalled', `The provider sent nothing for ${this.#limits.stallTimeoutMs} ms`));
+    });
   }
 }
 

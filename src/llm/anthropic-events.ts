@@ -2,7 +2,10 @@ import { chunk, usageChunk, type Delta, type OpenAiUsage } from './chunk.js';
 import type { ProviderChunk, TokenUsage } from './provider.js';
 import { inStreamError } from './upstream-error.js';
 
-/** An event of Anthropic's stream (https://docs.anthropic.com/en/docs/build-with-claude/streaming), as much of it as is looked at. */
+/**
+ * An event of Anthropic's stream (https://docs.anthropic.com/en/docs/build-with-claude/streaming), as much of it as is looked
+ * at.
+ */
 export interface AnthropicEvent {
   type?: string;
   index?: number;
@@ -106,7 +109,8 @@ export class AnthropicEvents {
 
   #blockStart(block: number, content: ContentBlock): ProviderChunk[] {
     if (content.type === 'text' && content.text) return this.#delta({ content: content.text }, content.text);
-    if (content.type === 'thinking' && content.thinking) return this.#delta({ reasoning_content: content.thinking }, content.thinking);
+    if (content.type === 'thinking' && content.thinking)
+      return this.#delta({ reasoning_content: content.thinking }, content.thinking);
     if (content.type !== 'tool_use') return [];
     const index = this.#calls.size;
     this.#calls.set(block, { index, some: false, input: content.input });
@@ -114,7 +118,10 @@ export class AnthropicEvents {
     return this.#delta({ tool_calls: [{ index, id: content.id, type: 'function', function: { name, arguments: '' } }] }, name);
   }
 
-  #blockDelta(block: number, { type, text, thinking, partial_json: part }: NonNullable<AnthropicEvent['delta']>): ProviderChunk[] {
+  #blockDelta(
+    block: number,
+    { type, text, thinking, partial_json: part }: NonNullable<AnthropicEvent['delta']>,
+  ): ProviderChunk[] {
     if (type === 'text_delta' && text) return this.#delta({ content: text }, text);
     if (type === 'thinking_delta' && thinking) return this.#delta({ reasoning_content: thinking }, thinking);
     const call = this.#calls.get(block);
@@ -123,7 +130,10 @@ export class AnthropicEvents {
     return this.#arguments(call.index, part);
   }
 
-  /** A tool without arguments sends none, where OpenAI sends `{}`; some servers give the whole input at the start of the block. */
+  /**
+   * A tool without arguments sends none, where OpenAI sends `{}`; some servers give the whole input at the start of the
+   * block.
+   */
   #blockStop(block: number): ProviderChunk[] {
     const call = this.#calls.get(block);
     return call && !call.some ? this.#arguments(call.index, JSON.stringify(call.input ?? {})) : [];
@@ -134,7 +144,12 @@ export class AnthropicEvents {
     const reason = delta?.stop_reason;
     if (!reason || this.finished) return [];
     this.finished = true;
-    return [{ json: JSON.stringify(chunk(this.#head, { index: 0, delta: {}, finish_reason: FINISH_REASONS[reason] ?? 'stop' })), text: '' }];
+    return [
+      {
+        json: JSON.stringify(chunk(this.#head, { index: 0, delta: {}, finish_reason: FINISH_REASONS[reason] ?? 'stop' })),
+        text: '',
+      },
+    ];
   }
 
   #arguments(index: number, part: string): ProviderChunk[] {
@@ -147,12 +162,18 @@ export class AnthropicEvents {
 
   #learn(usage: AnthropicUsage | undefined): void {
     for (const [field, value] of Object.entries(usage ?? {})) {
-      if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= 1e9) this.#usage[field as keyof AnthropicUsage] = value;
+      if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= 1e9)
+        this.#usage[field as keyof AnthropicUsage] = value;
     }
   }
 
   #tokenUsage(): TokenUsage | undefined {
-    const { input_tokens: input, output_tokens: output, cache_read_input_tokens: read, cache_creation_input_tokens: write } = this.#usage;
+    const {
+      input_tokens: input,
+      output_tokens: output,
+      cache_read_input_tokens: read,
+      cache_creation_input_tokens: write,
+    } = this.#usage;
     if (input == null || output == null) return undefined;
     return { promptTokens: input + (read ?? 0) + (write ?? 0), completionTokens: output, counted: false };
   }
@@ -160,7 +181,14 @@ export class AnthropicEvents {
 
 /** A message that came in one piece (an upstream that ignored `stream`) as the events that would have brought it. */
 export function eventsOfMessage(message: unknown): AnthropicEvent[] {
-  const whole = message as { type?: string; content?: ContentBlock[]; stop_reason?: string; usage?: AnthropicUsage; id?: string; model?: string };
+  const whole = message as {
+    type?: string;
+    content?: ContentBlock[];
+    stop_reason?: string;
+    usage?: AnthropicUsage;
+    id?: string;
+    model?: string;
+  };
   if (whole.type === 'error') return [whole as AnthropicEvent];
   if (!Array.isArray(whole.content)) return [];
   const blocks = whole.content.flatMap((block, index): AnthropicEvent[] => [

@@ -28,9 +28,9 @@ const CACHE_HERE = { cache_control: { type: 'ephemeral' } };
 
 /**
  * An OpenAI request in Anthropic's terms. System and developer messages, wherever they stand, become `system`; tool results join
- * the user's turn; turns of one role in a row are joined. With tools, which is what an agent's loop sends, the prompt is marked for caching. Fields
- * that Anthropic has no word for (`n`, `seed`, `response_format`, penalties, …) are left out. Throws `ProviderError('bad_request')` for content of a kind that cannot be
- * said there, such as audio.
+ * the user's turn; turns of one role in a row are joined. With tools, which is what an agent's loop sends, the prompt is marked
+ * for caching. Fields that Anthropic has no word for (`n`, `seed`, `response_format`, penalties, …) are left out. Throws
+ * `ProviderError('bad_request')` for content of a kind that cannot be said there, such as audio.
  */
 export function anthropicRequest(request: ChatRequest, defaultMaxTokens: number): AnthropicBody {
   const body: AnthropicBody = {
@@ -39,7 +39,10 @@ export function anthropicRequest(request: ChatRequest, defaultMaxTokens: number)
     messages: turnsOf(request.messages),
     stream: true,
   };
-  const system = request.messages.filter(isSystem).map((message) => textOf(message.content)).filter((text) => text.trim() !== '');
+  const system = request.messages
+    .filter(isSystem)
+    .map((message) => textOf(message.content))
+    .filter((text) => text.trim() !== '');
   if (system.length > 0) body.system = [{ type: 'text', text: system.join('\n\n') }];
   addTools(body, request);
   addSampling(body, request);
@@ -99,7 +102,8 @@ function inputOf(text: string): object {
 
 /** Blocks without text are refused by Anthropic, so empty ones are left out. */
 function contentBlocks(content: unknown): Block[] {
-  if (!Array.isArray(content)) return typeof content === 'string' && content.trim() !== '' ? [{ type: 'text', text: content }] : [];
+  if (!Array.isArray(content))
+    return typeof content === 'string' && content.trim() !== '' ? [{ type: 'text', text: content }] : [];
   return content.map((part: unknown) => blockOfPart(part)).filter((block) => block !== undefined);
 }
 
@@ -107,8 +111,10 @@ function blockOfPart(part: unknown): Block | undefined {
   const { type, text, image_url: image, file, refusal } = (part ?? {}) as Record<string, unknown>;
   if (type === 'text') return typeof text === 'string' && text.trim() !== '' ? { type, text } : undefined;
   if (type === 'refusal') return { type: 'text', text: String(refusal) };
-  if (type === 'image_url') return { type: 'image', source: sourceOf((image as { url?: unknown } | undefined)?.url, 'image_url.url') };
-  if (type === 'file') return { type: 'document', source: sourceOf((file as { file_data?: unknown } | undefined)?.file_data, 'file.file_data') };
+  if (type === 'image_url')
+    return { type: 'image', source: sourceOf((image as { url?: unknown } | undefined)?.url, 'image_url.url') };
+  if (type === 'file')
+    return { type: 'document', source: sourceOf((file as { file_data?: unknown } | undefined)?.file_data, 'file.file_data') };
   throw new ProviderError('bad_request', 'Anthropic models take content parts of type text, image_url and file only');
 }
 
@@ -126,7 +132,8 @@ interface FunctionTool {
 function addTools(body: AnthropicBody, request: ChatRequest): void {
   if (!request.tools?.length) return;
   body.tools = (request.tools as FunctionTool[]).map(({ function: tool }) => {
-    if (typeof tool?.name !== 'string') throw new ProviderError('bad_request', 'Anthropic models take tools of type function only');
+    if (typeof tool?.name !== 'string')
+      throw new ProviderError('bad_request', 'Anthropic models take tools of type function only');
     const described = typeof tool.description === 'string' ? { description: tool.description } : {};
     return { name: tool.name, ...described, input_schema: tool.parameters ?? { type: 'object', properties: {} } };
   });

@@ -54,7 +54,8 @@ async function* streamed(answer: Answer, events: AnthropicEvents): AsyncGenerato
   let some = false;
   while (!events.ended) {
     const batch = await answer.events().catch((error: unknown) => {
-      if (events.finished && error instanceof ProviderError && (error.kind === 'cut' || error.kind === 'stalled')) return undefined;
+      if (events.finished && error instanceof ProviderError && (error.kind === 'cut' || error.kind === 'stalled'))
+        return undefined;
       throw error;
     });
     if (batch === undefined) break;

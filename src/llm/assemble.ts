@@ -23,9 +23,14 @@ export class Assembler {
 
   add(chunk: ProviderChunk): void {
     this.#length += chunk.json.length;
-    if (this.#length > this.#maxLength) throw new ProviderError('upstream', 'The answer is too long to be sent in one piece; use stream');
+    if (this.#length > this.#maxLength)
+      throw new ProviderError('upstream', 'The answer is too long to be sent in one piece; use stream');
     const parsed = JSON.parse(chunk.json) as CompletionChunk;
-    this.#head = { id: this.#head.id ?? parsed.id, created: this.#head.created ?? parsed.created, model: this.#head.model ?? parsed.model };
+    this.#head = {
+      id: this.#head.id ?? parsed.id,
+      created: this.#head.created ?? parsed.created,
+      model: this.#head.model ?? parsed.model,
+    };
     if (parsed.usage) this.#usage = parsed.usage;
     for (const choice of parsed.choices ?? []) this.#addChoice(choice);
   }
@@ -41,7 +46,8 @@ export class Assembler {
     const index = choice.index ?? 0;
     let built = this.#choices.get(index);
     if (!built) {
-      if (this.#choices.size >= MAX_CHOICES) throw new ProviderError('upstream', 'The provider sent more choices than are accepted');
+      if (this.#choices.size >= MAX_CHOICES)
+        throw new ProviderError('upstream', 'The provider sent more choices than are accepted');
       built = { message: { role: 'assistant', content: null }, calls: new Map(), finish: null };
       this.#choices.set(index, built);
     }

@@ -1,7 +1,10 @@
 import type { IncomingMessage } from 'node:http';
 import { RequestError } from './openai-error.js';
 
-/** Beyond the limit a body is still taken off the wire up to this many times it, so that the sender gets to read why it failed. */
+/**
+ * Beyond the limit a body is still taken off the wire up to this many times it, so that the sender gets to read why it
+ * failed.
+ */
 const DISCARD_FACTOR = 4;
 
 export interface BodyLimits {
@@ -12,8 +15,8 @@ export interface BodyLimits {
 /** Asked before each piece of a body is kept: throws where the instance, or Berth as a whole, holds too much already. */
 export type Hold = (bytes: number) => void;
 
-/** The request's body as text. Throws `RequestError` 413 or 408, or what `hold` throws. */
-export function readBody(request: IncomingMessage, limits: BodyLimits, hold: Hold): Promise<string> {
+/** The request's body. Throws `RequestError` 413 or 408, what `hold` throws, or the signal's reason. */
+export function readBody(request: IncomingMessage, limits: BodyLimits, hold: Hold, signal: AbortSignal): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     let pieces: Buffer[] = [];
     let length = 0;
@@ -30,11 +33,16 @@ export function readBody(request: IncomingMessage, limits: BodyLimits, hold: Hol
     const finish = () => {
       clearTimeout(timer);
       request.off('data', onData).off('end', finish).off('close', onClose);
-      if (refusal === undefined) resolve(Buffer.concat(pieces).toString('utf8'));
+      signal.removeEventListener('abort', onAbort);
+      if (refusal === undefined) resolve(Buffer.concat(pieces));
       else reject(refusal);
     };
     const onClose = () => {
       refusal ??= new RequestError(400, 'The connection closed in the midst of the body', { code: 'aborted' });
+      finish();
+    };
+    const onAbort = () => {
+      refusal = signal.reason;
       finish();
     };
     const onData = (piece: Buffer) => {
@@ -48,6 +56,8 @@ export function readBody(request: IncomingMessage, limits: BodyLimits, hold: Hol
         refuse(error);
       }
     };
+    if (signal.aborted) return onAbort();
+    signal.addEventListener('abort', onAbort);
     request.on('data', onData).on('end', finish).on('close', onClose);
     request.on('error', () => undefined); // 'close' follows, and says it
   });

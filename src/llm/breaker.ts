@@ -1,4 +1,11 @@
-import { BrokenCircuitError, CircuitState, circuitBreaker, ConsecutiveBreaker, handleWhen, type CircuitBreakerPolicy } from 'cockatiel';
+import {
+  BrokenCircuitError,
+  CircuitState,
+  circuitBreaker,
+  ConsecutiveBreaker,
+  handleWhen,
+  type CircuitBreakerPolicy,
+} from 'cockatiel';
 import { ProviderError, type ChatRequest, type Provider, type ProviderChunk } from './provider.js';
 
 export interface BreakerOptions {
@@ -17,7 +24,8 @@ function isTripping(error: unknown): boolean {
 
 /**
  * A provider that is not asked while it fails: after so many failures in a row, calls are refused at once with a `Retry-After`;
- * when the time is over a single call tries, and its first chunk closes the breaker. Calls that the caller abandons count as nothing.
+ * when the time is over a single call tries, and its first chunk closes the breaker. Calls that the caller abandons count as
+ * nothing.
  */
 export class BreakerProvider implements Provider {
   readonly #inner: Provider;
@@ -55,7 +63,7 @@ export class BreakerProvider implements Provider {
     let ended = false;
     try {
       for await (const chunk of this.#inner.stream(request, signal)) {
-        // A trial is decided by its first chunk; any other call by its end, so that answers which all break off do open the breaker.
+        // A trial is decided by its first chunk; any other call by its end, so that answers which all break off open the breaker.
         if (trial) verdict.succeed();
         yield chunk;
       }
@@ -82,7 +90,9 @@ export class BreakerProvider implements Provider {
   }
 
   #refused(): ProviderError {
-    return new ProviderError('upstream', 'The provider has been failing; it is not asked for a while', { retryAfterS: this.#retryAfterS });
+    return new ProviderError('upstream', 'The provider has been failing; it is not asked for a while', {
+      retryAfterS: this.#retryAfterS,
+    });
   }
 }
 

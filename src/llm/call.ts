@@ -20,6 +20,8 @@ export interface CallOptions {
   ledger: UsageLedger;
   limits: GatewayLimits;
   log: Log;
+  /** What log lines say of the call. Not a child logger: making one costs more than relaying ten chunks. */
+  about: object;
 }
 
 /** Where the chunks of one answer go. */
@@ -64,16 +66,16 @@ export class LlmCall {
   }
 
   #finish(answer: Sink, thrown: unknown, outcome: UsageOutcome): void {
-    const { log, response } = this.#options;
+    const { log, about, response } = this.#options;
     try {
       if (thrown === undefined) return answer.end(outcome);
-      if (outcome.status === 'cut_off') log.info(`call cut off: ${outcome.error}`);
-      else if (isRefusal(thrown)) log.info('call refused by the provider');
-      else log.warn({ err: thrown }, `call failed: ${outcome.error}`);
+      if (outcome.status === 'cut_off') log.info(about, `call cut off: ${outcome.error}`);
+      else if (isRefusal(thrown)) log.info(about, 'call refused by the provider');
+      else log.warn({ ...about, err: thrown }, `call failed: ${outcome.error}`);
       if (thrown instanceof SlowReaderError) response.destroy();
       answer.fail(thrown);
     } catch (error) {
-      log.error({ err: error }, `ending an answer failed: ${messageOf(error)}`);
+      log.error({ ...about, err: error }, `ending an answer failed: ${messageOf(error)}`);
       response.destroy();
     }
   }
@@ -87,13 +89,16 @@ export class LlmCall {
   }
 
   async #settle(outcome: UsageOutcome): Promise<void> {
-    const { ledger, usageId, limits, log } = this.#options;
+    const { ledger, usageId, limits, log, about } = this.#options;
     for (const pauseMs of [...limits.settleRetryMs, undefined]) {
       try {
         await ledger.settle(usageId, outcome);
         return;
       } catch (error) {
-        log.error({ err: error, outcome, last: pauseMs === undefined }, `settling a usage row failed: ${messageOf(error)}`);
+        log.error(
+          { ...about, err: error, outcome, last: pauseMs === undefined },
+          `settling a usage row failed: ${messageOf(error)}`,
+        );
         if (pauseMs !== undefined) await sleep(pauseMs);
       }
     }

@@ -42,10 +42,12 @@ function checkMessage(message: unknown, param: string): void {
   const { role, content, tool_calls: calls, tool_call_id: callId } = message;
   if (!ROLES.includes(role)) fail(`${param}.role`, `must be one of ${ROLES.join(', ')}`);
   const noContent = content === undefined || content === null;
-  if (!noContent && typeof content !== 'string' && !Array.isArray(content)) fail(`${param}.content`, 'must be a string or an array of parts');
+  if (!noContent && typeof content !== 'string' && !Array.isArray(content))
+    fail(`${param}.content`, 'must be a string or an array of parts');
   if (noContent && role !== 'assistant') fail(`${param}.content`, `is required in a message of role ${String(role)}`);
   if (Array.isArray(content) && !content.every(isObject)) fail(`${param}.content`, 'must hold objects only');
-  if (role === 'tool' && (typeof callId !== 'string' || callId === '')) fail(`${param}.tool_call_id`, 'is required in a message of role tool');
+  if (role === 'tool' && (typeof callId !== 'string' || callId === ''))
+    fail(`${param}.tool_call_id`, 'is required in a message of role tool');
   if (calls !== undefined && calls !== null) checkToolCalls(calls, `${param}.tool_calls`);
 }
 

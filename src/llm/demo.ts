@@ -1,6 +1,13 @@
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { chunk, usageChunk, type Delta } from './chunk.js';
-import { ProviderError, type ChatMessage, type ChatRequest, type Provider, type ProviderChunk, type ProviderErrorKind } from './provider.js';
+import {
+  ProviderError,
+  type ChatMessage,
+  type ChatRequest,
+  type Provider,
+  type ProviderChunk,
+  type ProviderErrorKind,
+} from './provider.js';
 import { textOf } from './message-text.js';
 
 const MAX_WORDS = 1_000_000;
@@ -44,7 +51,8 @@ export class DemoProvider implements Provider {
 
   async *stream(request: ChatRequest, signal: AbortSignal): AsyncIterable<ProviderChunk> {
     const head = { id: `chatcmpl-demo-${request.messages.length}`, created: Math.floor(Date.now() / 1000), model: request.model };
-    const json = (delta: Delta, finish: string | null = null) => JSON.stringify(chunk(head, { index: 0, delta, finish_reason: finish }));
+    const json = (delta: Delta, finish: string | null = null) =>
+      JSON.stringify(chunk(head, { index: 0, delta, finish_reason: finish }));
     let chunks = 0;
     let completionTokens = 0;
     let finish = 'stop';
@@ -60,7 +68,11 @@ export class DemoProvider implements Provider {
     if (chunks === 0) yield { json: json({ role: 'assistant', content: '' }), text: '' };
     yield { json: json({}, finish), text: '' };
     const promptTokens = request.messages.reduce((sum, message) => sum + wordsIn(textOf(message.content)), 0);
-    const usage = { prompt_tokens: promptTokens, completion_tokens: completionTokens, total_tokens: promptTokens + completionTokens };
+    const usage = {
+      prompt_tokens: promptTokens,
+      completion_tokens: completionTokens,
+      total_tokens: promptTokens + completionTokens,
+    };
     yield { json: JSON.stringify(usageChunk(head, usage)), text: '', usage: { promptTokens, completionTokens, counted: false } };
   }
 }
@@ -83,7 +95,8 @@ function* byCommand([name, first, second]: string[], asked: string, messages: Ch
   if (whole && name === '/count' && argumentsGiven === 0) return yield* words(`I was sent ${messages.length} messages.`);
   if (whole && name === '/history' && argumentsGiven === 0) return yield* words(earlierUserMessages(messages).join(' | '));
   if (whole && name === '/words' && count >= 0 && argumentsGiven === 1) return yield* numbered(count);
-  if (whole && name === '/slow' && count >= 0 && Number(second) >= 0) return yield* numbered(count, Math.min(Number(second), MAX_PAUSE_MS));
+  if (whole && name === '/slow' && count >= 0 && Number(second) >= 0)
+    return yield* numbered(count, Math.min(Number(second), MAX_PAUSE_MS));
   if (whole && name === '/error' && first) return yield* failing(first, Math.min(Number(second ?? 0) || 0, MAX_WORDS));
   yield* words(`You said: ${asked}`);
 }
@@ -103,7 +116,11 @@ function* numbered(count: number, pauseMs = 0): Generator<Piece> {
 function* failing(kind: string, afterWords: number): Generator<Piece> {
   yield* numbered(afterWords);
   const known = ERROR_KINDS.includes(kind) ? (kind as ProviderErrorKind) : 'upstream';
-  throw new ProviderError(known, `The demo model was asked for the error ${known}`, known === 'rate_limited' ? { retryAfterS: 1 } : {});
+  throw new ProviderError(
+    known,
+    `The demo model was asked for the error ${known}`,
+    known === 'rate_limited' ? { retryAfterS: 1 } : {},
+  );
 }
 
 /** Ids tell apart the calls of a conversation: they hold the number of messages so far and the place in the answer. */
@@ -132,7 +149,9 @@ function toolResults(messages: ChatMessage[]): string {
   return messages
     .slice(at + 1)
     .filter((message) => message.role === 'tool')
-    .map((message) => `Tool ${names.get(message.tool_call_id ?? '') ?? message.name ?? 'unknown'} said: ${textOf(message.content)}`)
+    .map(
+      (message) => `Tool ${names.get(message.tool_call_id ?? '') ?? message.name ?? 'unknown'} said: ${textOf(message.content)}`,
+    )
     .join('\n');
 }
 
@@ -142,7 +161,10 @@ function systemPrompt(messages: ChatMessage[]): string {
 }
 
 function earlierUserMessages(messages: ChatMessage[]): string[] {
-  return messages.filter((message) => message.role === 'user').slice(0, -1).map((message) => textOf(message.content));
+  return messages
+    .filter((message) => message.role === 'user')
+    .slice(0, -1)
+    .map((message) => textOf(message.content));
 }
 
 function wordsIn(text: string): number {

@@ -3,7 +3,8 @@ import { messageOf } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
 import { readBody } from './body.js';
 import { LlmCall } from './call.js';
-import { parseChat } from './chat-request.js';
+import { parseChat, type ValidChat } from './chat-request.js';
+import { jsonCost } from './json-cost.js';
 import { openAiErrorOf, RequestError } from './openai-error.js';
 import type { AgentDirectory, CallingInstance, GatewayLimits, UsageLedger } from './ports.js';
 import type { Provider } from './provider.js';
@@ -13,12 +14,14 @@ import { Slots, type Slot } from './slots.js';
 
 const MIB = 1024 * 1024;
 
-export const DEFAULT_GATEWAY_LIMITS: GatewayLimits = {
+const DEFAULT_GATEWAY_LIMITS: GatewayLimits = {
   bodyBytes: 20 * MIB,
   bodyTimeoutMs: 30_000,
   concurrentCalls: 32,
   heldBytesPerInstance: 64 * MIB,
   heldBytes: 512 * MIB,
+  bytesPerSecond: 8 * MIB,
+  burstBytes: 64 * MIB,
   keepAliveMs: 15_000,
   drainTimeoutMs: 60_000,
   wholeAnswerBytes: 64 * MIB,
@@ -33,13 +36,17 @@ export interface GatewayOptions {
   limits?: Partial<GatewayLimits>;
 }
 
+/** Deeper than any schema of a tool, and shallow enough for whatever recurses. */
+const MAX_DEPTH = 200;
+/** About what V8 takes for a small object or array and its place in another. */
+const BYTES_A_VALUE = 64;
 const AGENT_ID = /^[a-z0-9_][a-z0-9_-]{0,63}$/;
 const TURN_ID = /^trn_[0-9a-hjkmnp-tv-z]{26}$/;
 
 /**
  * What instances call for model tokens: `POST /v1/chat/completions` and `GET /v1/models`, as OpenAI has them. A usage row is
- * open before the provider is asked and is settled whatever happens then; only the death of the process leaves one open. The answer
- * is relayed as fast as the instance reads it and the provider is let go as soon as the instance hangs up.
+ * open before the provider is asked and is settled whatever happens then; only the death of the process leaves one open. The
+ * answer is relayed as fast as the instance reads it and the provider is let go as soon as the instance hangs up.
  */
 export class LlmGateway {
   readonly #registry: ProviderRegistry;
@@ -90,7 +97,8 @@ export class LlmGateway {
       else throw new RequestError(404, 'There is no such path here', { code: 'no_route' });
     } catch (error) {
       const { status } = sendError(response, error);
-      if (status === 500) this.#log.error({ err: error, instanceId: instance.instanceId }, `LLM gateway failed: ${messageOf(error)}`);
+      if (status === 500)
+        this.#log.error({ err: error, instanceId: instance.instanceId }, `LLM gateway failed: ${messageOf(error)}`);
     }
   }
 
@@ -109,7 +117,7 @@ export class LlmGateway {
     response.on('close', onClose);
     this.#cancels.add(cancel);
     try {
-      const call = await this.#open(instance, request, response, slot);
+      const call = await this.#open(instance, request, response, slot, cancel.signal);
       await call.run(cancel.signal);
     } finally {
       this.#cancels.delete(cancel);
@@ -119,9 +127,14 @@ export class LlmGateway {
   }
 
   /** Everything up to the written usage row. What fails in here never reached a provider. */
-  async #open(instance: CallingInstance, request: IncomingMessage, response: ServerResponse, slot: Slot): Promise<LlmCall> {
-    const body = await readBody(request, this.#limits, (bytes) => slot.hold(bytes));
-    const chat = parseChat(body);
+  async #open(
+    instance: CallingInstance,
+    request: IncomingMessage,
+    response: ServerResponse,
+    slot: Slot,
+    signal: AbortSignal,
+  ): Promise<LlmCall> {
+    const chat = await this.#read(request, slot, signal);
     const fullName = chat.request.model;
     const { provider, model } = this.#registry.resolve(fullName);
     const named = header(request, 'x-berth-agent', AGENT_ID);
@@ -140,8 +153,22 @@ export class LlmGateway {
       response,
       ledger: this.#ledger,
       limits: this.#limits,
-      log: this.#log.child({ usageId, instanceId, provider: provider.name, model: fullName }),
+      log: this.#log,
+      about: { usageId, instanceId, provider: provider.name, model: fullName },
     });
+  }
+
+  async #read(request: IncomingMessage, slot: Slot, signal: AbortSignal): Promise<ValidChat> {
+    const hold = (bytes: number) => {
+      slot.hold(bytes);
+      slot.spend(bytes);
+    };
+    const body = await readBody(request, this.#limits, hold, signal);
+    const { values, depth } = jsonCost(body);
+    if (depth > MAX_DEPTH)
+      throw new RequestError(400, `The body is nested deeper than ${MAX_DEPTH} levels`, { code: 'invalid_value' });
+    slot.hold(values * BYTES_A_VALUE);
+    return parseChat(body.toString('utf8'));
   }
 
   /** A refusal that the ledger throws on purpose is passed on; anything else is 503: without a row no provider is asked. */

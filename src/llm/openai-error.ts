@@ -54,7 +54,10 @@ export function openAiErrorOf(error: unknown): OpenAiError {
   if (error instanceof RequestError) return make(error.status, error.message, error);
   if (error instanceof ProviderError) {
     const open = error.kind === 'upstream' && error.retryAfterS !== undefined;
-    return make(open ? 503 : PROVIDER_STATUS[error.kind], error.message, { code: `provider_${error.kind}`, retryAfterS: error.retryAfterS });
+    return make(open ? 503 : PROVIDER_STATUS[error.kind], error.message, {
+      code: `provider_${error.kind}`,
+      retryAfterS: error.retryAfterS,
+    });
   }
   const status = error instanceof AppError ? APP_STATUS[error.code] : undefined;
   if (!(error instanceof AppError) || status === undefined) return make(500, 'Internal error', { code: 'internal' });

@@ -47,7 +47,10 @@ export class OpenAiProvider implements Provider {
     }
   }
 
-  /** Ends at `[DONE]`. An answer that was finished (a `finish_reason` came) is whole even where the connection is lost after it. */
+  /**
+   * Ends at `[DONE]`. An answer that was finished (a `finish_reason` came) is whole even where the connection is lost after
+   * it.
+   */
   async *#streamedAnswer(answer: Answer): AsyncGenerator<ProviderChunk> {
     let finished = false;
     let some = false;
@@ -95,7 +98,10 @@ export class OpenAiProvider implements Provider {
       const numbered = calls?.map((call, at) => ({ ...call, index: at }));
       const first = chunk(head, { index, delta: numbered ? { ...delta, tool_calls: numbered } : delta, finish_reason: null });
       yield providerChunk(JSON.stringify(first), first);
-      yield providerChunk(JSON.stringify(chunk(head, { index, delta: {}, finish_reason: choice.finish_reason ?? 'stop' })), undefined);
+      yield providerChunk(
+        JSON.stringify(chunk(head, { index, delta: {}, finish_reason: choice.finish_reason ?? 'stop' })),
+        undefined,
+      );
     }
     if (whole.usage) yield providerChunk(JSON.stringify(usageChunk(head, whole.usage)), whole);
   }

@@ -19,7 +19,7 @@ export interface UsageEntry extends CallingInstance {
   model: string;
 }
 
-export type UsageStatus = 'finished' | 'failed' | 'cut_off';
+type UsageStatus = 'finished' | 'failed' | 'cut_off';
 
 export interface UsageOutcome {
   status: UsageStatus;
@@ -30,7 +30,10 @@ export interface UsageOutcome {
 
 /** Keeps the usage rows. */
 export interface UsageLedger {
-  /** Resolves once the row is written; no provider is asked before. An `AppError('limit_exceeded')` refuses the call as over budget. */
+  /**
+   * Resolves once the row is written; no provider is asked before. An `AppError('limit_exceeded')` refuses the call as over
+   * budget.
+   */
   open(entry: UsageEntry): Promise<string>;
   /** Called once per row. Tried again a few times when it fails, so it must bear that. */
   settle(usageId: string, outcome: UsageOutcome): Promise<void>;
@@ -54,9 +57,12 @@ export interface GatewayLimits {
   bodyTimeoutMs: number;
   /** Calls at once of one instance; more are answered 429. */
   concurrentCalls: number;
-  /** Bytes of requests held at once, of one instance and of all; more are answered 429 and 503. */
+  /** Bytes of requests held at once, parsed values included, of one instance and of all; more are answered 429 and 503. */
   heldBytesPerInstance: number;
   heldBytes: number;
+  /** Bytes of requests that one instance may send in the long run, and at once; parsing them takes the time of all. More: 429. */
+  bytesPerSecond: number;
+  burstBytes: number;
   /** Silence after which a comment is sent. */
   keepAliveMs: number;
   /** How long a reader may take nothing before its call is cut off. */

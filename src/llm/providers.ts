@@ -29,7 +29,11 @@ export function createProviders(config: ProvidersConfig, secrets: ProviderSecret
     providers.push(new BreakerProvider(openai, config.breaker));
   }
   if (secrets.anthropicApiKey) {
-    const anthropic = new AnthropicProvider({ ...config.transport, baseUrl: config.anthropicBaseUrl, apiKey: secrets.anthropicApiKey });
+    const anthropic = new AnthropicProvider({
+      ...config.transport,
+      baseUrl: config.anthropicBaseUrl,
+      apiKey: secrets.anthropicApiKey,
+    });
     providers.push(new BreakerProvider(anthropic, config.breaker));
   }
   return providers;
@@ -54,14 +58,18 @@ export class ProviderRegistry {
     );
   }
 
-  /** Splits `provider/model` at its first slash. Throws `invalid_request` where there is no such provider, naming those there are. */
+  /**
+   * Splits `provider/model` at its first slash. Throws `invalid_request` where there is no such provider, naming those there
+   * are.
+   */
   resolve(fullName: string): { provider: Provider; model: string } {
     const slash = fullName.indexOf('/');
     const name = slash < 0 ? '' : fullName.slice(0, slash);
     const model = fullName.slice(slash + 1);
     const provider = this.#providers.get(name);
     const known = this.names().join(', ');
-    if (slash < 0 || model === '') throw new AppError('invalid_request', `model must be provider/model; providers here: ${known}`);
+    if (slash < 0 || model === '')
+      throw new AppError('invalid_request', `model must be provider/model; providers here: ${known}`);
     if (!provider) throw new AppError('invalid_request', `there is no such provider; providers here: ${known}`);
     const served = provider.models();
     if (served.length > 0 && !served.includes(model)) {

@@ -3,7 +3,7 @@ const PATTERNS: [RegExp, string][] = [
   [/\b(?:sk|pk|rk|org|proj|xai|gsk)[-_][\w*.…-]{3,}/gi, '[redacted]'],
   [/\bBearer\s+[^\s"']+/gi, '[redacted]'],
   [/\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b/g, '[address]'],
-  // eslint-disable-next-line no-control-regex
+  // oxlint-disable-next-line no-control-regex -- to be taken out
   [/[\u0000-\u001f\u007f]+/g, ' '],
 ];
 
@@ -16,7 +16,7 @@ const MAX_LENGTH = 500;
 export function redact(text: string, secrets: readonly string[]): string {
   let out = text;
   for (const secret of secrets) if (secret !== '') out = out.replaceAll(secret, '[redacted]');
-  // Bounded before the patterns run, so that a hostile megabyte costs nothing; a key cut in two here is still a prefix that matches.
+  // Bounded before the patterns run, so that a hostile megabyte costs nothing.
   out = out.slice(0, 4 * MAX_LENGTH);
   for (const [pattern, word] of PATTERNS) out = out.replace(pattern, word);
   return out.length > MAX_LENGTH ? `${out.slice(0, MAX_LENGTH)}…` : out;

@@ -18,7 +18,7 @@ export interface TransportLimits {
   maxAnswerBytes: number;
 }
 
-export const DEFAULT_TRANSPORT_LIMITS: TransportLimits = {
+const DEFAULT_TRANSPORT_LIMITS: TransportLimits = {
   connectTimeoutMs: 10_000,
   firstByteTimeoutMs: 60_000,
   stallTimeoutMs: 60_000,
@@ -124,22 +124,32 @@ function headersOf(
   signal: AbortSignal,
 ): Promise<http.IncomingMessage> {
   return new Promise((resolve, reject) => {
+    let settled = false;
+    let waits = 0;
     const fail = (error: unknown) => {
+      if (settled) return;
       settle();
       request.on('error', () => undefined); // its destruction is reported here already
       request.destroy();
       reject(error);
     };
-    const late = (what: string, timeoutMs: number) =>
-      setTimeout(() => fail(new ProviderError('stalled', `The provider ${what} within ${timeoutMs} ms`)), timeoutMs);
+    // Where this process itself was held up, the answer may lie in the kernel: one look at it first.
+    const late = (what: string, timeoutMs: number) => {
+      const wait = ++waits;
+      const failIfStill = () =>
+        wait === waits ? fail(new ProviderError('stalled', `The provider ${what} within ${timeoutMs} ms`)) : undefined;
+      return setTimeout(() => setImmediate(failIfStill), timeoutMs);
+    };
     const onAbort = () => fail(signal.reason);
     const settle = () => {
+      settled = true;
       clearTimeout(timer);
       signal.removeEventListener('abort', onAbort);
       request.off('error', fail);
     };
     let timer = late('could not be reached', limits.connectTimeoutMs);
     const onConnected = () => {
+      if (settled) return;
       clearTimeout(timer);
       timer = late('did not begin to answer', limits.firstByteTimeoutMs);
     };
@@ -163,7 +173,8 @@ function asProviderError(error: unknown, signal: AbortSignal): unknown {
   const code = (error as NodeJS.ErrnoException).code ?? '';
   const before = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOENT'].includes(code);
   if (before) return new ProviderError('upstream', 'The provider could not be reached', { cause: error });
-  if (code.startsWith('HPE_')) return new ProviderError('upstream', 'The provider answered with something that is not HTTP', { cause: error });
+  if (code.startsWith('HPE_'))
+    return new ProviderError('upstream', 'The provider answered with something that is not HTTP', { cause: error });
   return new ProviderError('upstream', 'The connection to the provider failed before it answered', { cause: error });
 }
 

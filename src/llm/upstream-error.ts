@@ -18,7 +18,11 @@ export function refusalError(refusal: Refusal, secrets: readonly string[], nowMs
   const kind = kindOfStatus(status);
   const cause = new Error(`status ${status}: ${redact(refusal.body, secrets)}`);
   const retryAfterS = retryAfter(refusal.headers, nowMs);
-  return new ProviderError(kind, messageOfStatus(kind, refusal, secrets), retryAfterS === undefined ? { cause } : { cause, retryAfterS });
+  return new ProviderError(
+    kind,
+    messageOfStatus(kind, refusal, secrets),
+    retryAfterS === undefined ? { cause } : { cause, retryAfterS },
+  );
 }
 
 function kindOfStatus(status: number): ProviderErrorKind {
@@ -67,20 +71,24 @@ const IN_STREAM_KINDS: Record<string, ProviderErrorKind> = {
 
 /** The error for an `{"error": …}` object that came in a stream, or in a body with status 200. */
 export function inStreamError(error: unknown, secrets: readonly string[]): ProviderError {
-  const { type, code, message } = (typeof error === 'object' && error !== null ? error : { message: error }) as Record<string, unknown>;
+  const { type, code, message } = (typeof error === 'object' && error !== null ? error : { message: error }) as Record<
+    string,
+    unknown
+  >;
   const kind = IN_STREAM_KINDS[String(type)] ?? IN_STREAM_KINDS[String(code)] ?? 'upstream';
   const words = typeof message === 'string' && message !== '' ? redact(message, secrets) : undefined;
   const cause = new Error(`in-stream error of type ${redact(String(type ?? code ?? 'unknown'), secrets)}: ${words ?? ''}`);
   if (kind === 'bad_request') return new ProviderError(kind, words ?? 'The provider refused the request', { cause });
   if (kind === 'auth') return new ProviderError(kind, "The provider refused Berth's credentials", { cause });
-  if (kind === 'rate_limited') return new ProviderError(kind, 'The provider limits the rate of requests; try again later', { cause });
+  if (kind === 'rate_limited')
+    return new ProviderError(kind, 'The provider limits the rate of requests; try again later', { cause });
   return new ProviderError(kind, 'The provider failed in the midst of the answer', { cause });
 }
 
 const MAX_RETRY_AFTER_S = 3600;
 
 /** Whole seconds of `retry-after-ms` or `Retry-After` (seconds or a date, RFC 9110 10.2.3), between 1 and 3600. */
-export function retryAfter(headers: Refusal['headers'], nowMs: number): number | undefined {
+function retryAfter(headers: Refusal['headers'], nowMs: number): number | undefined {
   const milliseconds = Number(headers['retry-after-ms'] ?? NaN);
   const text = String(headers['retry-after'] ?? '').trim();
   const seconds = /^\d+(\.\d+)?$/.test(text) ? Number(text) : (Date.parse(text) - nowMs) / 1000;

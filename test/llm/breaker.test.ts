@@ -49,7 +49,11 @@ describe('the breaker', () => {
     const breaker = new BreakerProvider(inner, { failures: 3, openMs: 10_000 });
     await run(breaker, fail('upstream'), fail('stalled'), fail('cut'));
     expect(breaker.state).toBe('open');
-    expect((await collect(breaker)).error).toMatchObject({ kind: 'upstream', retryAfterS: 10, message: expect.stringContaining('not asked for a while') });
+    expect((await collect(breaker)).error).toMatchObject({
+      kind: 'upstream',
+      retryAfterS: 10,
+      message: expect.stringContaining('not asked for a while'),
+    });
     expect(asked).toBe(3);
     vi.advanceTimersByTime(10_001);
     await run(breaker, fail('upstream'));

@@ -37,7 +37,15 @@ describe('the demo model', () => {
   });
 
   it('reads content given in parts', async () => {
-    expect(await answer(user([{ type: 'text', text: 'one ' }, { type: 'image_url', image_url: { url: 'x' } }, { type: 'text', text: 'two' }]))).toBe('You said: one two');
+    expect(
+      await answer(
+        user([
+          { type: 'text', text: 'one ' },
+          { type: 'image_url', image_url: { url: 'x' } },
+          { type: 'text', text: 'two' },
+        ]),
+      ),
+    ).toBe('You said: one two');
   });
 
   it('ends with a finish reason and with usage counted in words', async () => {
@@ -48,7 +56,9 @@ describe('the demo model', () => {
   });
 
   it('answers its commands', async () => {
-    expect(await answer({ role: 'system', content: 'Be kind' }, { role: 'developer', content: 'Be brief' }, user('/system'))).toBe('Be kind\n\nBe brief');
+    expect(
+      await answer({ role: 'system', content: 'Be kind' }, { role: 'developer', content: 'Be brief' }, user('/system')),
+    ).toBe('Be kind\n\nBe brief');
     expect(await answer(user('/system'))).toBe('');
     expect(await answer(user('a'), { role: 'assistant', content: 'b' }, user(' /count '))).toBe('I was sent 3 messages.');
     expect(await answer(user('a'), { role: 'assistant', content: 'b' }, user('c d'), user('/history'))).toBe('a | c d');
@@ -59,7 +69,9 @@ describe('the demo model', () => {
   });
 
   it('calls one tool or several at once, arguments in pieces', async () => {
-    expect(await calls(user('/tool read_file {"path": "a b.txt"}'))).toEqual([{ id: 'call_1_0', name: 'read_file', args: '{"path": "a b.txt"}', deltas: 2 }]);
+    expect(await calls(user('/tool read_file {"path": "a b.txt"}'))).toEqual([
+      { id: 'call_1_0', name: 'read_file', args: '{"path": "a b.txt"}', deltas: 2 },
+    ]);
     expect(await calls(user('/tool a {}\n/tool b {"x":1}\n /tool c'))).toMatchObject([
       { name: 'a', args: '{}', deltas: 2 },
       { name: 'b', args: '{"x":1}' },
@@ -81,7 +93,11 @@ describe('the demo model', () => {
 
   it('loops for ever under /loop', async () => {
     const once = await calls(user('/loop'));
-    const again = await calls(user('/loop'), { role: 'assistant', tool_calls: [] }, { role: 'tool', tool_call_id: 'x', content: 'files' });
+    const again = await calls(
+      user('/loop'),
+      { role: 'assistant', tool_calls: [] },
+      { role: 'tool', tool_call_id: 'x', content: 'files' },
+    );
     expect([once[0]?.name, once[0]?.args, again[0]?.name]).toEqual(['list_files', '{}', 'list_files']);
     expect(once[0]?.id).not.toBe(again[0]?.id);
   });
@@ -91,7 +107,8 @@ describe('the demo model', () => {
     await expect(ask([user('/error nonsense')])).rejects.toMatchObject({ kind: 'upstream' });
     const seen: string[] = [];
     const failing = async () => {
-      for await (const chunk of demo.stream({ model: 'echo', messages: [user('/error cut 2')] }, new AbortController().signal)) seen.push(chunk.text);
+      for await (const chunk of demo.stream({ model: 'echo', messages: [user('/error cut 2')] }, new AbortController().signal))
+        seen.push(chunk.text);
     };
     await expect(failing()).rejects.toMatchObject({ kind: 'cut' });
     expect(seen.join('')).toBe('w1 w2');

@@ -22,7 +22,13 @@ afterEach(async () => {
 });
 
 function fakeOpenAi(limits: object = {}): OpenAiProvider {
-  return new OpenAiProvider({ baseUrl: `${upstream.url}/v1`, apiKey: 'sk-secret-1', stallTimeoutMs: 150, firstByteTimeoutMs: 150, ...limits });
+  return new OpenAiProvider({
+    baseUrl: `${upstream.url}/v1`,
+    apiKey: 'sk-secret-1',
+    stallTimeoutMs: 500,
+    firstByteTimeoutMs: 500,
+    ...limits,
+  });
 }
 
 async function restart(limits: object, agents?: Parameters<typeof startGateway>[1]): Promise<void> {
@@ -35,7 +41,10 @@ function providerOf(stream: (request: ChatRequest, signal: AbortSignal) => Async
   return { name: 'fake', models: () => [], stream };
 }
 
-const wordChunk = (word: string): ProviderChunk => ({ json: JSON.stringify({ choices: [{ index: 0, delta: { content: word } }] }), text: word });
+const wordChunk = (word: string): ProviderChunk => ({
+  json: JSON.stringify({ choices: [{ index: 0, delta: { content: word } }] }),
+  text: word,
+});
 
 describe('answers', () => {
   it('streams chunks and ends with [DONE]', async () => {
@@ -44,7 +53,10 @@ describe('answers', () => {
     expect(reply.headers['content-type']).toMatch('text/event-stream');
     expect(textOf(reply)).toBe('You said: hello world');
     expect(reply.data.at(-1)).toBe('[DONE]');
-    expect(harness.ledger.last()).toEqual({ status: 'finished', usage: { promptTokens: 2, completionTokens: 4, counted: false } });
+    expect(harness.ledger.last()).toEqual({
+      status: 'finished',
+      usage: { promptTokens: 2, completionTokens: 4, counted: false },
+    });
   });
 
   it('puts one completion together where no stream is asked for', async () => {
@@ -69,19 +81,38 @@ describe('answers', () => {
 
   it('strips the prefix, asks for usage and passes unknown fields and the row says who asked', async () => {
     const turn = 'trn_01kbaaaaaaaaaaaaaaaaaaaaaa';
-    const reply = await call(harness.url, chatBody('openai/gpt-fake', 'hi', { seed: 5, made_up: { a: 1 } }), { 'x-berth-agent': 'alpha', 'x-berth-turn': turn });
+    const reply = await call(harness.url, chatBody('openai/gpt-fake', 'hi', { seed: 5, made_up: { a: 1 } }), {
+      'x-berth-agent': 'alpha',
+      'x-berth-turn': turn,
+    });
     expect(textOf(reply)).toBe('Hello there');
-    expect(upstream.requests[0]?.body).toMatchObject({ model: 'gpt-fake', stream: true, stream_options: { include_usage: true }, seed: 5, made_up: { a: 1 } });
+    expect(upstream.requests[0]?.body).toMatchObject({
+      model: 'gpt-fake',
+      stream: true,
+      stream_options: { include_usage: true },
+      seed: 5,
+      made_up: { a: 1 },
+    });
     expect(upstream.requests[0]?.headers.authorization).toBe('Bearer sk-secret-1');
     expect(harness.ledger.rows[0]?.entry).toEqual({
-      instanceId: 'ins_1', deploymentId: 'dep_1', userId: 'usr_1', agentId: 'alpha', agentDbId: 'agt_1', turnId: turn, provider: 'openai', model: 'openai/gpt-fake',
+      instanceId: 'ins_1',
+      deploymentId: 'dep_1',
+      userId: 'usr_1',
+      agentId: 'alpha',
+      agentDbId: 'agt_1',
+      turnId: turn,
+      provider: 'openai',
+      model: 'openai/gpt-fake',
     });
     expect(harness.ledger.last().usage).toEqual({ promptTokens: 11, completionTokens: 7, counted: false });
   });
 
   it('lists models', async () => {
     const response = await fetch(`${harness.url}/v1/models`);
-    expect(await response.json()).toEqual({ object: 'list', data: [{ id: 'demo/echo', object: 'model', created: 0, owned_by: 'demo' }] });
+    expect(await response.json()).toEqual({
+      object: 'list',
+      data: [{ id: 'demo/echo', object: 'model', created: 0, owned_by: 'demo' }],
+    });
   });
 
   it('keeps a silent stream alive with comments, then fails in it', async () => {
@@ -91,7 +122,17 @@ describe('answers', () => {
     const reply = await call(harness.url, chatBody('openai/x', 'hi'));
     expect(reply.status).toBe(200);
     expect(reply.text.match(/: keep-alive\n\n/g)?.length).toBeGreaterThan(2);
-    expect(reply.data).toEqual([{ error: { message: 'The provider did not begin to answer within 250 ms', type: 'server_error', code: 'provider_stalled', param: null } }, '[DONE]']);
+    expect(reply.data).toEqual([
+      {
+        error: {
+          message: 'The provider did not begin to answer within 250 ms',
+          type: 'server_error',
+          code: 'provider_stalled',
+          param: null,
+        },
+      },
+      '[DONE]',
+    ]);
   });
 });
 
@@ -106,8 +147,18 @@ describe('requests that are refused', () => {
     ['a wrong role', { model: 'demo/echo', messages: [{ role: 'robot', content: 'x' }] }, 400, 'messages[0].role'],
     ['content that is a number', { model: 'demo/echo', messages: [{ role: 'user', content: 5 }] }, 400, 'messages[0].content'],
     ['null parts', { model: 'demo/echo', messages: [{ role: 'user', content: [null] }] }, 400, 'messages[0].content'],
-    ['a tool message without id', { model: 'demo/echo', messages: [{ role: 'tool', content: 'x' }] }, 400, 'messages[0].tool_call_id'],
-    ['tool calls without function', { model: 'demo/echo', messages: [{ role: 'assistant', tool_calls: [{ id: 'a' }] }] }, 400, 'messages[0].tool_calls[0].function.name'],
+    [
+      'a tool message without id',
+      { model: 'demo/echo', messages: [{ role: 'tool', content: 'x' }] },
+      400,
+      'messages[0].tool_call_id',
+    ],
+    [
+      'tool calls without function',
+      { model: 'demo/echo', messages: [{ role: 'assistant', tool_calls: [{ id: 'a' }] }] },
+      400,
+      'messages[0].tool_calls[0].function.name',
+    ],
     ['tools that are no array', { ...chatBody('demo/echo', 'x'), tools: {} }, 400, 'tools'],
     ['stream that is a string', chatBody('demo/echo', 'x', { stream: 'yes' }), 400, 'stream'],
   ];
@@ -133,7 +184,7 @@ describe('requests that are refused', () => {
     expect(await status('/v1/chat/completions', 'GET')).toBe(405);
   });
 
-  it('a model that is not the deployment\'s', async () => {
+  it("a model that is not the deployment's", async () => {
     const refuse = async () => Promise.reject(new AppError('forbidden', 'model openai/x is not one of this deployment'));
     await restart({}, { agents: { allowedModel: refuse } });
     const reply = await call(harness.url, chatBody('openai/x', 'x'));
@@ -145,7 +196,9 @@ describe('requests that are refused', () => {
   it('a body over the cap, known beforehand or not, is answered 413', async () => {
     await restart({ bodyBytes: 1000 });
     expect((await call(harness.url, chatBody('demo/echo', 'x'.repeat(2000)))).status).toBe(413);
-    expect((await call(harness.url, chatBody('demo/echo', 'x'.repeat(3000)), { 'transfer-encoding': 'chunked' })).status).toBe(413);
+    expect((await call(harness.url, chatBody('demo/echo', 'x'.repeat(3000)), { 'transfer-encoding': 'chunked' })).status).toBe(
+      413,
+    );
   });
 
   it('a body that does not come is answered 408', async () => {
@@ -158,12 +211,31 @@ describe('requests that are refused', () => {
     response.resume();
   });
 
-  it('a body nested 100,000 deep harms nobody', async () => {
+  it('a body nested 100,000 deep, or made of a million objects, harms nobody', async () => {
     const nested = `${'['.repeat(100_000)}${']'.repeat(100_000)}`;
-    const body = JSON.stringify(chatBody('openai/x', 'x')).replace('"stream":true', `"stream":true,"deep":${nested}`);
-    const reply = await call(harness.url, body);
-    expect([200, 400]).toContain(reply.status);
-    expect((await call(harness.url, chatBody('demo/echo', 'still here'))).status).toBe(200);
+    const withPad = (pad: string) =>
+      JSON.stringify(chatBody('demo/echo', 'x')).replace('"stream":true', `"stream":true,"pad":${pad}`);
+    expect((await call(harness.url, withPad(nested))).status).toBe(400);
+    expect((await call(harness.url, withPad(`[${'{},'.repeat(1_000_000)}0]`))).status).toBe(429);
+    expect((await call(harness.url, chatBody('demo/echo', '{}[],'.repeat(100_000)))).status).toBe(200);
+  });
+
+  it('more bytes in a short time than allowed: 429, with the time after which it may again', async () => {
+    await restart({ burstBytes: 5000, bytesPerSecond: 50_000 });
+    const send = () => call(harness.url, chatBody('demo/echo', 'x', { pad: 'x'.repeat(4000) }));
+    expect((await send()).status).toBe(200);
+    const refused = await send();
+    expect([refused.status, refused.headers['retry-after']]).toEqual([429, '1']);
+    await vi.waitFor(async () => expect((await send()).status).toBe(200), { interval: 50 });
+  });
+
+  it('a body that is still coming does not hold up a stop', async () => {
+    const request = http.request(`${harness.url}/v1/chat/completions`, { method: 'POST', headers: { 'content-length': '100' } });
+    request.on('error', () => undefined);
+    request.write('{"model"');
+    await vi.waitFor(() => expect(harness.gateway.active).toBe(1));
+    await harness.gateway.close();
+    request.destroy();
   });
 
   it('more calls at once than allowed: 429, others are not touched', async () => {
@@ -179,7 +251,7 @@ describe('requests that are refused', () => {
   });
 
   it('more bytes at once than allowed: 429, and the bytes are given back', async () => {
-    await restart({ heldBytesPerInstance: 3000 });
+    await restart({ heldBytesPerInstance: 4000 });
     const held = await open(harness.url, chatBody('demo/echo', '/slow 1000 50', { pad: 'x'.repeat(2000) }));
     expect((await call(harness.url, chatBody('demo/echo', 'x', { pad: 'x'.repeat(2000) }))).status).toBe(429);
     held.destroy();
@@ -222,7 +294,7 @@ describe('the usage row', () => {
   });
 
   it('is cut off when the caller hangs up, and the provider is let go', async () => {
-    upstream.script({ pieces: Array.from({ length: 5 }, () => openai.word(' word')), then: 'stall' });
+    upstream.script({ pieces: Array.from({ length: 5 }, () => openai.word(' word')), after: 'stall' });
     await harness.close();
     harness = await startGateway([fakeOpenAi({ stallTimeoutMs: 60_000 })]);
     const response = await open(harness.url, chatBody('openai/x', 'hi'));
@@ -246,10 +318,22 @@ describe('the usage row', () => {
 
   it('is settled as failed when a provider throws anything at all', async () => {
     await harness.close();
-    harness = await startGateway([providerOf(async function* () { yield wordChunk('one'); throw new TypeError('a bug with sk-secret'); })]);
+    harness = await startGateway([
+      providerOf(async function* () {
+        yield wordChunk('one');
+        throw new TypeError('a bug with sk-secret');
+      }),
+    ]);
     const reply = await call(harness.url, chatBody('fake/x', 'hi'));
-    expect(reply.data.slice(1)).toEqual([{ error: { message: 'Internal error', type: 'server_error', code: 'internal', param: null } }, '[DONE]']);
-    expect(harness.ledger.last()).toMatchObject({ status: 'failed', error: 'Internal error', usage: { completionTokens: 1, counted: true } });
+    expect(reply.data.slice(1)).toEqual([
+      { error: { message: 'Internal error', type: 'server_error', code: 'internal', param: null } },
+      '[DONE]',
+    ]);
+    expect(harness.ledger.last()).toMatchObject({
+      status: 'failed',
+      error: 'Internal error',
+      usage: { completionTokens: 1, counted: true },
+    });
   });
 
   it('is cut off when Berth stops, and the caller is told', async () => {
@@ -277,29 +361,44 @@ describe('a slow reader', () => {
     const response = await open(harness.url, chatBody('fake/x', 'hi'));
     response.pause();
     let before = -1;
-    await vi.waitFor(() => {
-      const still = before === given;
-      before = given;
-      expect(still).toBe(true);
-    }, { interval: 60 });
+    await vi.waitFor(
+      () => {
+        const still = before === given;
+        before = given;
+        expect(still).toBe(true);
+      },
+      { interval: 60 },
+    );
     // What fits into the two sockets' buffers, and no more.
     expect(given).toBeLessThan(10_000);
-    await vi.waitFor(() => expect(harness.ledger.last()).toMatchObject({ status: 'cut_off', error: expect.stringContaining('the reader took nothing') }));
+    await vi.waitFor(() =>
+      expect(harness.ledger.last()).toMatchObject({
+        status: 'cut_off',
+        error: expect.stringContaining('the reader took nothing'),
+      }),
+    );
     response.destroy();
   });
 
   it('stops the upstream itself', async () => {
     const word = openai.word('x'.repeat(1000));
-    upstream.script({ pieces: (function* () { for (let i = 0; i < 50_000; i++) yield word; })() });
+    upstream.script({
+      pieces: (function* () {
+        for (let i = 0; i < 50_000; i++) yield word;
+      })(),
+    });
     await harness.close();
-    harness = await startGateway([fakeOpenAi({ stallTimeoutMs: 200 })]);
+    harness = await startGateway([fakeOpenAi({ stallTimeoutMs: 400 })], { limits: { drainTimeoutMs: 30_000 } });
     const response = await open(harness.url, chatBody('openai/x', 'hi'));
     let before = -1;
-    await vi.waitFor(() => {
-      const still = before === upstream.written;
-      before = upstream.written;
-      expect(still && before > 0).toBe(true);
-    }, { interval: 300, timeout: 10_000 });
+    await vi.waitFor(
+      () => {
+        const still = before === upstream.written;
+        before = upstream.written;
+        expect(still && before > 0).toBe(true);
+      },
+      { interval: 300, timeout: 10_000 },
+    );
     expect(upstream.written).toBeLessThan(20e6);
     // No stall was declared while the reader was the slow one: it goes on as soon as reading does.
     let read = 0;

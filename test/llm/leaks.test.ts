@@ -31,7 +31,7 @@ it('a thousand streams, read, abandoned, failed or cut, leave nothing behind', a
   const timers = () => handles()['Timeout'] ?? 0;
   const one = async (i: number): Promise<void> => {
     const kind = i % 4;
-    if (kind === 1) upstream.script({ pieces: [openai.word('a'), openai.word('b')], then: 'cut' });
+    if (kind === 1) upstream.script({ pieces: [openai.word('a'), openai.word('b')], after: 'cut' });
     else if (kind === 2) upstream.script(openai.error(500, 'x'));
     else upstream.script(openai.text('one two three four five'));
     if (kind !== 3) return void (await call(harness.url, chatBody('openai/m', 'hi')));

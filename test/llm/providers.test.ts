@@ -12,7 +12,10 @@ describe('the providers that the settings name', () => {
 
   it('are found by the part before the first slash', () => {
     const registry = new ProviderRegistry(createProviders({}, { openaiApiKey: 'a' }));
-    expect(registry.resolve('openai/meta-llama/llama')).toMatchObject({ provider: { name: 'openai' }, model: 'meta-llama/llama' });
+    expect(registry.resolve('openai/meta-llama/llama')).toMatchObject({
+      provider: { name: 'openai' },
+      model: 'meta-llama/llama',
+    });
     expect(registry.resolve('demo/echo').model).toBe('echo');
     expect(() => registry.resolve('mistral/x')).toThrow('there is no such provider; providers here: demo, openai');
     expect(() => registry.resolve('gpt-5')).toThrow('model must be provider/model; providers here: demo, openai');
@@ -23,7 +26,10 @@ describe('the providers that the settings name', () => {
 
 describe('redaction', () => {
   it.each([
-    ['Incorrect API key provided: sk-proj-abc***xyz. See https://platform.openai.com/keys.', 'Incorrect API key provided: [redacted] See [url]'],
+    [
+      'Incorrect API key provided: sk-proj-abc***xyz. See https://platform.openai.com/keys.',
+      'Incorrect API key provided: [redacted] See [url]',
+    ],
     ['my own secret hunter2 here', 'my own secret [redacted] here'],
     ['Authorization: Bearer abc.def', 'Authorization: [redacted]'],
     ['organization org-AbC123 and sk-ant-api03-xyz', 'organization [redacted] and [redacted]'],

@@ -34,9 +34,14 @@ describe.each(PROTOCOLS)('the $name upstream', (protocol) => {
   });
 
   it('calls tools in pieces', async () => {
-    upstream.script(protocol.tools({ id: 'a', name: 'read', pieces: ['{"pa', 'th":', '"x"}'] }, { id: 'b', name: 'list', pieces: ['{', '}'] }));
+    upstream.script(
+      protocol.tools({ id: 'a', name: 'read', pieces: ['{"pa', 'th":', '"x"}'] }, { id: 'b', name: 'list', pieces: ['{', '}'] }),
+    );
     const got = await collect(protocol.provider(upstream));
-    expect(got.calls).toEqual([{ id: 'a', name: 'read', args: '{"path":"x"}' }, { id: 'b', name: 'list', args: '{}' }]);
+    expect(got.calls).toEqual([
+      { id: 'a', name: 'read', args: '{"path":"x"}' },
+      { id: 'b', name: 'list', args: '{}' },
+    ]);
     expect(got.finish).toBe('tool_calls');
   });
 
@@ -75,7 +80,7 @@ describe.each(PROTOCOLS)('the $name upstream', (protocol) => {
     expect((await collect(provider)).error).toMatchObject({ kind: 'upstream' });
   });
 
-  const quick = { stallTimeoutMs: 80, firstByteTimeoutMs: 80 };
+  const quick = { stallTimeoutMs: 200, firstByteTimeoutMs: 200 };
   const failures: [string, Script, string, RegExp][] = [
     ['401', protocol.error(401, `Incorrect API key provided: ${KEY}`), 'auth', /refused Berth's credentials/],
     ['403', protocol.error(403, 'no'), 'auth', /refused Berth's credentials/],
@@ -91,13 +96,23 @@ describe.each(PROTOCOLS)('the $name upstream', (protocol) => {
     ['garbage in the stream', faults.garbage(), 'upstream', /not a completion/],
     ['no events at all', faults.noise(), 'upstream', /not a completion/],
     ['an empty body', {}, 'upstream', /not a completion/],
-    ['JSON that is no completion', { headers: { 'content-type': 'application/json' }, pieces: ['{"hello":1}'] }, 'upstream', /not a completion/],
+    [
+      'JSON that is no completion',
+      { headers: { 'content-type': 'application/json' }, pieces: ['{"hello":1}'] },
+      'upstream',
+      /not a completion/,
+    ],
     ['JSON scalars as events', { pieces: ['data: 5\n\n'] }, 'upstream', /not a completion/],
-    ['silence before the headers', faults.stallBeforeHeaders(), 'stalled', /did not begin to answer within 80 ms/],
-    ['silence in the midst', { pieces: protocol.twoWords, then: 'stall' }, 'stalled', /sent nothing for 80 ms/],
-    ['a refusal whose body stalls', { ...protocol.error(400, 'x'), pieces: ['{"err'], then: 'stall' }, 'bad_request', /refused the request/],
+    ['silence before the headers', faults.stallBeforeHeaders(), 'stalled', /did not begin to answer within 200 ms/],
+    ['silence in the midst', { pieces: protocol.twoWords, after: 'stall' }, 'stalled', /sent nothing for 200 ms/],
+    [
+      'a refusal whose body stalls',
+      { ...protocol.error(400, 'x'), pieces: ['{"err'], after: 'stall' },
+      'bad_request',
+      /refused the request/,
+    ],
     ['a cut before the headers', faults.cutBeforeHeaders(), 'upstream', /failed before it answered/],
-    ['a cut in the midst', { pieces: protocol.twoWords, then: 'cut' }, 'cut', /cut off/],
+    ['a cut in the midst', { pieces: protocol.twoWords, after: 'cut' }, 'cut', /cut off/],
     ['an end too early', { pieces: protocol.twoWords }, 'cut', /ended before its end/],
     ['an end in the midst of an event', { pieces: [...protocol.twoWords, 'data: {"choi'] }, 'cut', /ended before its end/],
     ['an error in the stream', { pieces: [...protocol.twoWords, protocol.inStreamError] }, 'upstream', /failed in the midst/],
@@ -110,18 +125,24 @@ describe.each(PROTOCOLS)('the $name upstream', (protocol) => {
     expect(error).toMatchObject({ kind });
     expect((error as Error).message).toMatch(message);
     expect((error as Error).message).not.toMatch(/sk-|https?:|10\.0|127\.0/);
-    expect(performance.now() - began).toBeLessThan(1000);
+    expect(performance.now() - began).toBeLessThan(5000);
   });
 
   it('gives the words that came before a failure', async () => {
-    for (const then of ['cut', 'stall', 'end'] as const) {
-      upstream.script({ pieces: protocol.twoWords, then });
-      expect(await collect(protocol.provider(upstream, quick))).toMatchObject({ text: 'Hello there', error: expect.any(ProviderError) });
+    for (const after of ['cut', 'stall', 'end'] as const) {
+      upstream.script({ pieces: protocol.twoWords, after });
+      expect(await collect(protocol.provider(upstream, quick))).toMatchObject({
+        text: 'Hello there',
+        error: expect.any(ProviderError),
+      });
     }
   });
 
   it('passes on when to try again', async () => {
-    const limited = (headers: Record<string, string>): Script => ({ ...protocol.error(429, 'org-abc is over its limit'), headers });
+    const limited = (headers: Record<string, string>): Script => ({
+      ...protocol.error(429, 'org-abc is over its limit'),
+      headers,
+    });
     const retryAfterS = async (headers: Record<string, string>) => {
       upstream.script(limited(headers));
       const { error } = await collect(protocol.provider(upstream));
@@ -139,13 +160,19 @@ describe.each(PROTOCOLS)('the $name upstream', (protocol) => {
   it('takes neither an event nor an answer beyond its bounds', async () => {
     upstream.script(faults.hugeLine(3e6));
     const huge = await collect(protocol.provider(upstream, { maxEventBytes: 1e6 }));
-    expect(huge.error).toMatchObject({ kind: 'upstream', message: expect.stringContaining('more than is accepted for one event') });
+    expect(huge.error).toMatchObject({
+      kind: 'upstream',
+      message: expect.stringContaining('more than is accepted for one event'),
+    });
     await vi.waitFor(() => expect(upstream.openConnections).toBe(0));
     upstream.script({ pieces: Array.from({ length: 400 }, () => `x${'y'.repeat(9000)}\n`) });
     expect((await collect(protocol.provider(upstream, { maxEventBytes: 1e6 }))).error).toMatchObject({ kind: 'upstream' });
     upstream.script({ pieces: [...protocol.twoWords, ...Array.from({ length: 400 }, () => `: ${'y'.repeat(9000)}\n\n`)] });
     const long = await collect(protocol.provider(upstream, { maxAnswerBytes: 1e6 }));
-    expect(long).toMatchObject({ text: 'Hello there', error: { kind: 'upstream', message: expect.stringContaining('for the answer') } });
+    expect(long).toMatchObject({
+      text: 'Hello there',
+      error: { kind: 'upstream', message: expect.stringContaining('for the answer') },
+    });
   });
 
   it('is let go when the signal aborts: before, in the headers, in the midst', async () => {
@@ -153,7 +180,7 @@ describe.each(PROTOCOLS)('the $name upstream', (protocol) => {
     const reason = new Error('enough');
     expect((await collect(provider, REQUEST, AbortSignal.abort(reason))).error).toBe(reason);
     expect(upstream.requests).toHaveLength(0);
-    for (const script of [faults.stallBeforeHeaders(), { pieces: protocol.twoWords, then: 'stall' as const }]) {
+    for (const script of [faults.stallBeforeHeaders(), { pieces: protocol.twoWords, after: 'stall' as const }]) {
       upstream.script(script);
       const abort = new AbortController();
       const asked = collect(provider, REQUEST, abort.signal);
@@ -166,7 +193,7 @@ describe.each(PROTOCOLS)('the $name upstream', (protocol) => {
   });
 
   it('is let go when its consumer stops', async () => {
-    upstream.script({ pieces: protocol.twoWords, then: 'stall' });
+    upstream.script({ pieces: protocol.twoWords, after: 'stall' });
     for await (const _ of protocol.provider(upstream).stream(REQUEST, new AbortController().signal)) break;
     await vi.waitFor(() => expect(upstream.openConnections).toBe(0));
   });
@@ -194,34 +221,63 @@ describe('an upstream that cannot be reached', () => {
   it('has a time-out of its own for TLS that does not come up', async () => {
     const silent: Server = createServer((socket) => socket.on('error', () => undefined)).listen(0, '127.0.0.1');
     await once(silent, 'listening');
-    const provider = new OpenAiProvider({ baseUrl: `https://127.0.0.1:${(silent.address() as AddressInfo).port}`, connectTimeoutMs: 80 });
-    expect((await collect(provider)).error).toMatchObject({ kind: 'stalled', message: 'The provider could not be reached within 80 ms' });
+    const provider = new OpenAiProvider({
+      baseUrl: `https://127.0.0.1:${(silent.address() as AddressInfo).port}`,
+      connectTimeoutMs: 80,
+    });
+    expect((await collect(provider)).error).toMatchObject({
+      kind: 'stalled',
+      message: 'The provider could not be reached within 80 ms',
+    });
     silent.close();
   });
 
   it('answers something that is not HTTP', async () => {
-    const server = createServer((socket) => socket.on('error', () => undefined).end('SSH-2.0-OpenSSH\r\n')).listen(0, '127.0.0.1');
+    const server = createServer((socket) => socket.on('error', () => undefined).end('SSH-2.0-OpenSSH\r\n')).listen(
+      0,
+      '127.0.0.1',
+    );
     await once(server, 'listening');
     const provider = new OpenAiProvider({ baseUrl: `http://127.0.0.1:${(server.address() as AddressInfo).port}` });
-    expect((await collect(provider)).error).toMatchObject({ kind: 'upstream', message: 'The provider answered with something that is not HTTP' });
+    expect((await collect(provider)).error).toMatchObject({
+      kind: 'upstream',
+      message: 'The provider answered with something that is not HTTP',
+    });
     server.close();
   });
 });
 
 describe('OpenAI-compatible servers with habits of their own', () => {
-  const provider = () => new OpenAiProvider({ baseUrl: `${upstream.url}/v1/`, stallTimeoutMs: 80 });
+  const provider = () => new OpenAiProvider({ baseUrl: `${upstream.url}/v1/`, stallTimeoutMs: 300 });
 
   it('ignore stream and answer in one piece', async () => {
-    const message = { role: 'assistant', content: 'Hi', tool_calls: [{ id: 'a', type: 'function', function: { name: 'f', arguments: '{}' } }] };
-    const body = { id: 'c', object: 'chat.completion', choices: [{ index: 0, message, finish_reason: 'tool_calls' }], usage: openai.usage };
+    const message = {
+      role: 'assistant',
+      content: 'Hi',
+      tool_calls: [{ id: 'a', type: 'function', function: { name: 'f', arguments: '{}' } }],
+    };
+    const body = {
+      id: 'c',
+      object: 'chat.completion',
+      choices: [{ index: 0, message, finish_reason: 'tool_calls' }],
+      usage: openai.usage,
+    };
     upstream.script({ headers: { 'content-type': 'application/json; charset=utf-8' }, pieces: [JSON.stringify(body)] });
     const got = await collect(provider());
-    expect(got).toMatchObject({ text: 'Hi', calls: [{ id: 'a', name: 'f', args: '{}' }], finish: 'tool_calls', error: undefined });
+    expect(got).toMatchObject({
+      text: 'Hi',
+      calls: [{ id: 'a', name: 'f', args: '{}' }],
+      finish: 'tool_calls',
+      error: undefined,
+    });
     expect(got.usage).toEqual({ promptTokens: 11, completionTokens: 7, counted: false });
   });
 
   it('say error with status 200', async () => {
-    upstream.script({ headers: { 'content-type': 'application/json' }, pieces: ['{"error":{"message":"bad sk-abcdef field","type":"invalid_request_error"}}'] });
+    upstream.script({
+      headers: { 'content-type': 'application/json' },
+      pieces: ['{"error":{"message":"bad sk-abcdef field","type":"invalid_request_error"}}'],
+    });
     expect((await collect(provider())).error).toMatchObject({ kind: 'bad_request', message: 'bad [redacted] field' });
   });
 
@@ -230,25 +286,40 @@ describe('OpenAI-compatible servers with habits of their own', () => {
     for (const script of [
       { pieces: [word, finish, usage] },
       { pieces: [word, finish, usage, 'data: [DONE]'] },
-      { pieces: [word, finish, usage], then: 'cut' },
-      { pieces: [word, finish, usage], then: 'stall' },
+      { pieces: [word, finish, usage], after: 'cut' },
+      { pieces: [word, finish, usage], after: 'stall' },
     ] as Script[]) {
       upstream.script(script);
-      expect(await collect(provider())).toMatchObject({ text: 'Hi', finish: 'stop', usage: { promptTokens: 11 }, error: undefined });
+      expect(await collect(provider())).toMatchObject({
+        text: 'Hi',
+        finish: 'stop',
+        usage: { promptTokens: 11 },
+        error: undefined,
+      });
     }
   });
 
   it('spread an event over data lines, send comments, a BOM, a mislabelled type', async () => {
-    const pretty = JSON.stringify(JSON.parse(openai.word('Hi').slice(6)), null, 1).split('\n').map((line) => `data: ${line}\n`).join('');
-    upstream.script({ headers: { 'content-type': 'text/plain' }, pieces: ['\uFEFF: hello\n\n', `${pretty}\n`, ...openai.tail()] });
+    const pretty = JSON.stringify(JSON.parse(openai.word('Hi').slice(6)), null, 1)
+      .split('\n')
+      .map((line) => `data: ${line}\n`)
+      .join('');
+    upstream.script({
+      headers: { 'content-type': 'text/plain' },
+      pieces: ['\uFEFF: hello\n\n', `${pretty}\n`, ...openai.tail()],
+    });
     const got = await collect(provider());
     expect(got).toMatchObject({ text: 'Hi', error: undefined });
     expect(got.chunks[0]?.json).not.toContain('\n');
   });
 
   it('stay alive by comments while they think', async () => {
-    upstream.script({ pieces: [...Array.from({ length: 6 }, () => ': thinking\n\n'), openai.word('Hi'), ...openai.tail()], pauseMs: 30 });
-    expect(await collect(provider())).toMatchObject({ text: 'Hi', error: undefined });
+    upstream.script({
+      pieces: [...Array.from({ length: 6 }, () => ': thinking\n\n'), openai.word('Hi'), ...openai.tail()],
+      pauseMs: 250,
+    });
+    const patient = new OpenAiProvider({ baseUrl: `${upstream.url}/v1`, stallTimeoutMs: 1000 });
+    expect(await collect(patient)).toMatchObject({ text: 'Hi', error: undefined });
   });
 
   it('send nonsense as figures', async () => {

@@ -42,7 +42,9 @@ export const PROTOCOLS: Protocol[] = [
     twoWords: [anthropic.start(), anthropic.word('Hello'), anthropic.word(' there')],
     usage: { promptTokens: 20, completionTokens: 9, counted: false },
     error: (status, message) => anthropic.error(status, 'some_error', message),
-    inStreamError: anthropic.event('error', { error: { type: 'overloaded_error', message: 'overloaded at https://inner.example/x' } }),
+    inStreamError: anthropic.event('error', {
+      error: { type: 'overloaded_error', message: 'overloaded at https://inner.example/x' },
+    }),
   },
 ];
 

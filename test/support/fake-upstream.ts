@@ -113,7 +113,8 @@ function drained(response: http.ServerResponse): Promise<void> {
 /** A chunk of text as one server-sent event. */
 function openaiEvent(choice: object, more: object = {}): string {
   const base = { id: 'chatcmpl-1', object: 'chat.completion.chunk', created: 1700000000, model: 'gpt-fake' };
-  return `data: ${JSON.stringify({ ...base, choices: [{ index: 0, finish_reason: null, ...choice }], usage: null, ...more })}\n\n`;
+  const choices = [{ index: 0, finish_reason: null, ...choice }];
+  return `data: ${JSON.stringify({ ...base, choices, usage: null, ...more })}\n\n`;
 }
 
 const OPENAI_USAGE = { prompt_tokens: 11, completion_tokens: 7, total_tokens: 18 };
