@@ -16,6 +16,7 @@ export interface Config {
   processTools: boolean;
   openaiBaseUrl: string | undefined;
   anthropicBaseUrl: string | undefined;
+  /** Model of agents that name none: `provider/model`. */
   defaultModel: string;
   logLevel: string;
   corsOrigins: string[];
@@ -58,9 +59,15 @@ const url = (protocols: string[]) =>
   z.string().refine((text) => URL.canParse(text) && protocols.includes(new URL(text).protocol), `must be a URL beginning with ${protocols.map((p) => `${p}//`).join(' or ')}`);
 const flag = z.enum(['on', 'off'], { error: 'must be on or off' }).transform((text) => text === 'on');
 const list = z.string().transform((text) => text.split(',').map((part) => part.trim()).filter(Boolean));
+/** What agents use when a provider's key is set and DEFAULT_MODEL is not: the first provider with a key. */
+const MODEL_OF_KEY = [
+  ['OPENAI_API_KEY', 'openai/gpt-4.1-mini'],
+  ['ANTHROPIC_API_KEY', 'anthropic/claude-sonnet-4-5'],
+] as const;
 const modelName = z.string().regex(/^[a-z0-9_-]+\/\S+$/, 'must be provider/model, such as demo/echo');
 
-const Environment = z.object({
+/** Every setting. The table in docs/operations.md names the same ones: a test compares them. */
+export const Environment = z.object({
   HOST: z.string().default('127.0.0.1'),
   PORT: integer(0, 65_535).default(8080),
   PUBLIC_URL: url(['http:', 'https:']).transform((text) => text.replace(/\/+$/, '')).optional(),
@@ -108,7 +115,7 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       processTools: e.PROCESS_TOOLS,
       openaiBaseUrl: e.OPENAI_BASE_URL,
       anthropicBaseUrl: e.ANTHROPIC_BASE_URL,
-      defaultModel: e.DEFAULT_MODEL ?? 'demo/echo',
+      defaultModel: e.DEFAULT_MODEL ?? MODEL_OF_KEY.find(([key]) => e[key] !== undefined)?.[1] ?? 'demo/echo',
       logLevel: e.LOG_LEVEL,
       corsOrigins: e.CORS_ORIGINS,
       trustedProxies: e.TRUSTED_PROXIES,

@@ -1,0 +1,54 @@
+import { resolve } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { ConfigError, isLoopback, readConfig } from '../src/config.js';
+
+function problemsOf(env: Record<string, string>): string[] {
+  try {
+    readConfig(env);
+    return [];
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems;
+    throw error;
+  }
+}
+
+describe('readConfig', () => {
+  test('nothing is needed on a laptop', () => {
+    const { config, secrets } = readConfig({});
+    expect(config).toMatchObject({ host: '127.0.0.1', port: 8080, runtime: 'docker', defaultModel: 'demo/echo', dataDir: resolve('data') });
+    expect(config.linkDir).toBe(resolve('data/link'));
+    expect(Object.values(secrets).every((value) => value === undefined)).toBe(true);
+  });
+
+  test('an empty variable counts as unset', () => {
+    expect(readConfig({ PORT: '', OPENAI_API_KEY: '', DATA_DIR: '' }).config).toEqual(readConfig({}).config);
+  });
+
+  test.each([
+    [{}, 'demo/echo'],
+    [{ OPENAI_API_KEY: 'k' }, 'openai/gpt-4.1-mini'],
+    [{ ANTHROPIC_API_KEY: 'k' }, 'anthropic/claude-sonnet-4-5'],
+    [{ OPENAI_API_KEY: 'k', ANTHROPIC_API_KEY: 'k' }, 'openai/gpt-4.1-mini'],
+    [{ OPENAI_BASE_URL: 'http://localhost:1/v1' }, 'demo/echo'],
+    [{ OPENAI_API_KEY: 'k', DEFAULT_MODEL: 'demo/echo' }, 'demo/echo'],
+  ])('with %j agents use %s', (env, model) => {
+    expect(readConfig(env).config.defaultModel).toBe(model);
+  });
+
+  test('all mistakes are told at once, by variable, and no value is repeated', () => {
+    const problems = problemsOf({ PORT: '99999', RUNTIME: 'podman', PUBLIC_URL: 'ftp://secret.example', ADMIN_API_KEY: 'hunter2', PROCESS_TOOLS: 'yes' });
+    expect(problems.map((problem) => problem.split(' ')[0]).toSorted()).toEqual(['ADMIN_API_KEY', 'PORT', 'PROCESS_TOOLS', 'PUBLIC_URL', 'RUNTIME']);
+    expect(problems.join()).not.toMatch(/99999|podman|secret|hunter2|yes/);
+  });
+
+  test('agents without isolation are refused wherever others could reach them', () => {
+    expect(problemsOf({ RUNTIME: 'process', HOST: '0.0.0.0' })).toEqual([expect.stringContaining('HOST must be a loopback address')]);
+    expect(problemsOf({ RUNTIME: 'process', HOST: '::1' })).toEqual([]);
+    expect(['127.0.0.1', '127.9.9.9', '::1', 'localhost'].every(isLoopback)).toBe(true);
+    expect(['0.0.0.0', '::', '10.0.0.1', '127.0.0.1.example.com', ''].some(isLoopback)).toBe(false);
+  });
+
+  test('a previous master key is of no use without the present one', () => {
+    expect(problemsOf({ MASTER_KEY_PREVIOUS: 'x' })).toEqual(['MASTER_KEY_PREVIOUS needs MASTER_KEY']);
+  });
+});
