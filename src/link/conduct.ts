@@ -8,8 +8,8 @@ export class Conduct {
   readonly links: Bucket;
   readonly wrongTokens: Bucket;
   readonly refusals: Bucket;
-  readonly framing: Bucket;
-  readonly tiny: Bucket;
+  framing!: Bucket;
+  tiny!: Bucket;
   readonly #limits: LinkLimits;
   #offences = 0;
   #lastOffenceMs = 0;
@@ -22,8 +22,7 @@ export class Conduct {
     this.links = new Bucket(limits.linkBurst, limits.linksPerS);
     this.wrongTokens = new Bucket(limits.wrongTokensPerMinute, limits.wrongTokensPerMinute / 60);
     this.refusals = new Bucket(limits.refusalBurst, limits.refusalsPerS);
-    this.framing = new Bucket(limits.framingBurstBytes, limits.framingBytesPerS);
-    this.tiny = new Bucket(limits.tinyBurst, limits.tinyPerS);
+    this.#refill();
   }
 
   /** What is left of the penalty; 0 when there is none. */
@@ -38,6 +37,13 @@ export class Conduct {
     this.#offences += 1;
     this.#lastOffenceMs = nowMs;
     this.#blockedUntilMs = nowMs + lengthMs;
+    this.#refill();
     return lengthMs;
+  }
+
+  /** After a cut the next link starts afresh: what the last one sent is paid for. */
+  #refill(): void {
+    this.framing = new Bucket(this.#limits.framingBurstBytes, this.#limits.framingBytesPerS);
+    this.tiny = new Bucket(this.#limits.tinyBurst, this.#limits.tinyPerS);
   }
 }

@@ -4,7 +4,7 @@ import { AppError, messageOf } from '../lib/errors.js';
 import { Bucket } from './bucket.js';
 import { exchange } from './exchange.js';
 import type { LinkLimits } from './limits.js';
-import { type Cost, CostMeter, FRAMING_FACTOR, TINY_BYTES } from './meter.js';
+import { type Cost, CostMeter, FRAMING_FACTOR, FREE_PIECES, TINY_BYTES } from './meter.js';
 import type { Link, LinkIdentity, LinkRequest, LinkResponse } from './link.js';
 
 export interface ConnectionEvents {
@@ -83,9 +83,10 @@ export class LinkConnection implements Link {
     }
     const stream = this.#openStream(request);
     this.#allowance += REQUEST_OVERHEAD_BYTES;
+    let pieces = 0;
     return exchange(stream, request, {
       maxHeaderBytes: this.#limits.maxHeaderBytes,
-      arrived: (bytes, release) => this.#arrived(bytes, release),
+      arrived: (bytes, release) => this.#arrived(bytes, ++pieces, release),
       cut: () => (this.#allowance += this.#limits.windowBytes),
       isLost: () => this.#session.destroyed,
     });
@@ -143,8 +144,9 @@ export class LinkConnection implements Link {
     this.#streams.delete(stream);
   }
 
-  #arrived(bytes: number, release: () => void): boolean {
+  #arrived(bytes: number, piece: number, release: () => void): boolean {
     this.#delivered += bytes;
+    if (piece <= FREE_PIECES) return true;
     if (bytes < TINY_BYTES) this.#events.onTiny();
     if (this.#chunks.take()) return true;
     this.#held.push(release);

@@ -269,7 +269,7 @@ export class InstanceListener {
   #punish(reason: string): number {
     if (this.#closed) return 0;
     const leftMs = this.#conduct.blockedMs();
-    // What was read before the cut may go on complaining of itself; one offence is punished once.
+    // What had been read before the cut is still being handled: one offence is punished once.
     if (leftMs > 0 && !this.#hasConnections()) return leftMs;
     const lengthMs = this.#conduct.punish();
     this.#options.log.warn({ ...this.identity, reason, penaltyMs: lengthMs }, 'instance cut off for abuse');
@@ -295,6 +295,10 @@ export class InstanceListener {
     for (const link of this.#links) link.close(reason);
     for (const socket of this.#sockets.keys()) socket.destroy();
     for (const socket of this.#tunnels) socket.destroy();
+    this.#links.clear();
+    this.#sockets.clear();
+    this.#tunnels.clear();
+    this.#booked = { spent: 0, earned: 0 };
   }
 
   #forget(socket: Socket): void {

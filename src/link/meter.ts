@@ -26,6 +26,9 @@ export const FRAMING_FACTOR = 1.25;
 /** A piece of payload that costs more to handle than to carry. */
 export const TINY_BYTES = 64;
 
+/** Pieces of one message that nobody counts: many short answers are no flood. */
+export const FREE_PIECES = 16;
+
 /** What a connection that carries plain HTTP has sent, and how much of it was payload. */
 export class SocketMeter {
   readonly #socket: Socket;
@@ -40,9 +43,9 @@ export class SocketMeter {
     meters.set(socket, this);
   }
 
-  addPayload(bytes: number): void {
+  addPayload(bytes: number, piece: number): void {
     this.#payload += bytes;
-    if (bytes < TINY_BYTES) this.#onTiny();
+    if (piece > FREE_PIECES && bytes < TINY_BYTES) this.#onTiny();
   }
 
   /** Room for what comes along with an accepted request: its header and the framing of its body. */
@@ -63,8 +66,10 @@ export function meterOf(socket: Socket): SocketMeter | undefined {
 
 /** A request whose body bytes are counted as they leave the parser, whoever reads them. */
 export class MeteredMessage extends IncomingMessage {
+  #pieces = 0;
+
   override push(chunk: unknown, encoding?: BufferEncoding): boolean {
-    if (chunk instanceof Uint8Array) meters.get(this.socket)?.addPayload(chunk.length);
+    if (chunk instanceof Uint8Array) meters.get(this.socket)?.addPayload(chunk.length, ++this.#pieces);
     return super.push(chunk, encoding);
   }
 }

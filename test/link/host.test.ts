@@ -141,7 +141,7 @@ describe('requests over a link', () => {
     await expect(text(answer.body)).rejects.toMatchObject({ code: 'unavailable' });
   });
 
-  test('a thousand calls one after another, and a hundred at once', async () => {
+  test('a thousand calls one after another, a hundred at once, and thousands in a rush are no abuse', async () => {
     const host = await hostForTest();
     const { link } = await linked(host, 'a', (request, response) => response.end(request.url));
     for (let i = 0; i < 1000; i++) {
@@ -153,6 +153,10 @@ describe('requests over a link', () => {
       return text(answer.body);
     });
     expect(await Promise.all(many)).toEqual(Array.from({ length: 100 }, (_, i) => `/${i}`));
+    for (let round = 0; round < 60; round++) {
+      const calls = Array.from({ length: 100 }, () => link.request({ method: 'GET', path: '/x', timeoutMs: 5_000 }));
+      for (const answer of await Promise.all(calls)) answer.body.resume();
+    }
     expect(host.abuses).toEqual([]);
   });
 
