@@ -67,6 +67,7 @@ export class TestApp {
   readonly #server: Server;
   readonly #owns: boolean;
   #stopped = false;
+  #left = false;
 
   constructor(parts: Pick<TestApp, 'url' | 'adminKey' | 'database' | 'runtime' | 'engine' | 'gateways' | 'installation' | 'masterKey' | 'config' | 'dataDir'>, app: App, server: Server, owns: boolean) {
     this.url = parts.url;
@@ -139,13 +140,19 @@ export class TestApp {
     }, () => `the deployments to settle: ${last}`, withinMs);
   }
 
+  /** Ends this process's part, as a clean stop of Berth does; instances, folder and database stay. */
+  async leave(): Promise<void> {
+    this.#server.closeAllConnections();
+    await new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    await this.#app.stop();
+    this.#left = true;
+  }
+
   /** Ends the app, and its folder and database where they are its own. */
   async stop(): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
-    this.#server.closeAllConnections();
-    await new Promise<void>((resolve) => this.#server.close(() => resolve()));
-    await this.#app.stop();
+    if (!this.#left) await this.leave();
     await this.gateways.close();
     if (!this.#owns) return;
     await this.#removeInstances();
