@@ -35,6 +35,9 @@ interface Route {
   methods: Record<string, Handler>;
 }
 
+const MOST_CHAT_BYTES = 20 * 1024 * 1024;
+/** A config stays in memory for good. */
+const MOST_CONFIG_BYTES = 8 * 1024 * 1024;
 const MOST_BODIES_BYTES = 24 * 1024 * 1024;
 /** What the LLM gateway says of the request itself is the caller's business; all else is a failure behind us. */
 const PASSED_STATUSES = new Set([400, 402, 413, 429]);
@@ -96,7 +99,7 @@ export class Api {
   }
 
   async #configure(request: Request, response: Response): Promise<void> {
-    const body = await this.#bodies.read(request);
+    const body = await this.#bodies.read(request, MOST_CONFIG_BYTES);
     try {
       sendJson(response, 200, await this.#options.roster.apply(parseConfig(body.value)));
     } finally {
@@ -107,9 +110,11 @@ export class Api {
   async #chat(request: Request, response: Response, origin: Origin): Promise<void> {
     if (this.#draining) throw new HttpError(503, 'unavailable', 'The instance is stopping.');
     if (this.#options.roster.version === undefined) throw new HttpError(503, 'unavailable', 'No config was applied yet.');
-    const body = await this.#bodies.read(request);
+    const body = await this.#bodies.read(request, MOST_CHAT_BYTES);
     try {
-      const chat = parse(body.value);
+      const chat = parse(body.value, body.bytes);
+      // The parsed form is dropped: what a turn needs of it is in `chat`.
+      body.value = undefined;
       const agent = this.#options.roster.find(chat.agentId);
       this.#options.turns.check({ agent, request: chat });
       const given = request.headers['x-berth-turn'];
@@ -196,9 +201,9 @@ interface Answer {
   fail(error: unknown): void;
 }
 
-function parse(value: unknown): ChatRequest {
+function parse(value: unknown, bytes: number): ChatRequest {
   try {
-    return parseChatRequest(value);
+    return parseChatRequest(value, bytes);
   } catch (error) {
     // JSON.stringify recurses where JSON.parse does not.
     if (error instanceof RangeError) throw invalid('body: is nested too deeply');

@@ -1,8 +1,6 @@
 import { integer, number, object, optional, text } from './config.js';
 import { invalid } from './errors.js';
-
-/** One message as the model gets it: JSON text, since it is sent many times and looked at once. */
-export type MessageJson = string;
+import { largeMessage, smallMessage, type TurnMessage } from './message.js';
 
 /** A chat completion asked of an agent, checked. */
 export interface ChatRequest {
@@ -17,7 +15,7 @@ export interface ChatRequest {
   /** Text of the `system` and `developer` messages, for the end of the system prompt. */
   system: string;
   /** The other messages in order. With `user`, only what is new of them counts. */
-  messages: { role: string; json: MessageJson }[];
+  messages: TurnMessage[];
   /** Model settings to pass on, by their OpenAI names. */
   sampling: Record<string, unknown>;
   /** Functions that the client runs itself. */
@@ -28,8 +26,11 @@ export interface ChatRequest {
 const ROLES = new Set(['system', 'developer', 'user', 'assistant', 'tool']);
 const MAX_MESSAGES = 10_000;
 
-/** Checks the body of `POST /v1/chat/completions`. Throws 400 naming the field. */
-export function parseChatRequest(value: unknown): ChatRequest {
+/** Bodies beyond this size may hold messages that need care. */
+const LARGE_BODY_BYTES = 256 * 1024;
+
+/** Checks the body of `POST /v1/chat/completions`, `bytes` long. Throws 400 naming the field. */
+export function parseChatRequest(value: unknown, bytes: number): ChatRequest {
   const body = object(value, 'body');
   const model = optional(body['model'], (v) => text(v, 'model', 256)) ?? 'openclaw';
   const stream = optional(body['stream'], (v) => boolean(v, 'stream')) ?? false;
@@ -40,7 +41,7 @@ export function parseChatRequest(value: unknown): ChatRequest {
     user: optional(body['user'], (v) => text(v, 'user', 1024)),
     stream,
     includeUsage: optional(options?.['include_usage'], (v) => boolean(v, 'stream_options.include_usage')) ?? false,
-    ...parseMessages(body['messages']),
+    ...parseMessages(body['messages'], bytes > LARGE_BODY_BYTES ? largeMessage : smallMessage),
     sampling: parseSampling(body),
     clientTools: optional(body['tools'], parseTools) ?? [],
     toolChoice: body['tool_choice'] ?? undefined,
@@ -55,7 +56,7 @@ function agentOf(model: string): string | undefined {
   return match[1] as string;
 }
 
-function parseMessages(value: unknown): Pick<ChatRequest, 'system' | 'messages'> {
+function parseMessages(value: unknown, toTurnMessage: typeof smallMessage): Pick<ChatRequest, 'system' | 'messages'> {
   if (!Array.isArray(value)) throw invalid('messages: must be a list');
   if (value.length === 0) throw invalid('messages: must not be empty');
   if (value.length > MAX_MESSAGES) throw invalid(`messages: at most ${MAX_MESSAGES}`);
@@ -64,7 +65,7 @@ function parseMessages(value: unknown): Pick<ChatRequest, 'system' | 'messages'>
   value.forEach((item: unknown, i) => {
     const message = parseMessage(item, `messages[${i}]`);
     if (message.role === 'system' || message.role === 'developer') system.push(plainText(message.content));
-    else messages.push({ role: message.role, json: JSON.stringify(message) });
+    else messages.push(toTurnMessage(message));
   });
   const last = messages.at(-1)?.role;
   if (last !== 'user' && last !== 'tool') throw invalid('messages: the last one must be from the user');

@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto';
 import { mkdir, open, appendFile } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { join } from 'node:path';
-import type { MessageJson } from './chat-request.js';
 import { errorCode, type Log } from './log.js';
+import type { MessageJson } from './message.js';
 
 /** What one turn adds to a conversation. */
 export interface TurnRecord {
@@ -219,7 +219,8 @@ function cutContent(json: MessageJson, limitBytes: number): MessageJson {
   if (Buffer.byteLength(json) <= limitBytes) return json;
   const { role, content } = JSON.parse(json) as KeptMessage;
   const words = typeof content === 'string' ? content : JSON.stringify(content ?? '');
-  return JSON.stringify({ role, content: cut(words, Math.floor(limitBytes / 4)) });
+  // Escapes take room too; half of it is enough for most texts, and the limit is no exact one.
+  return JSON.stringify({ role, content: `${Buffer.from(words).toString('utf8', 0, limitBytes / 2)}\n[… the rest was left out]` });
 }
 
 function cut(text: string, most: number): string {

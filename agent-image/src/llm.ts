@@ -7,8 +7,8 @@ import type { Credentials } from './credentials.js';
 export interface ModelCall {
   agentId: string;
   turnId: string;
-  /** The whole request body, JSON. */
-  body: string;
+  /** The request body, JSON, in pieces. */
+  body: readonly (string | Buffer)[];
   /** The socket over which the turn was asked for: its Berth process is the one most likely to be alive. */
   socket: string | undefined;
   signal: AbortSignal;
@@ -128,7 +128,8 @@ export class ModelClient {
         else if (neverTaken(error, request.reusedSocket)) resolve(undefined);
         else reject(new ModelError('The connection to the model was lost.', { code: 'cut' }));
       });
-      request.end(call.body);
+      for (const piece of call.body) request.write(piece);
+      request.end();
     });
   }
 }
@@ -138,7 +139,7 @@ function headersOf(call: ModelCall, token: string): Record<string, string | numb
     host: 'berth',
     authorization: `Bearer ${token}`,
     'content-type': 'application/json',
-    'content-length': Buffer.byteLength(call.body),
+    'content-length': call.body.reduce((sum, piece) => sum + Buffer.byteLength(piece), 0),
     accept: 'text/event-stream',
     'x-berth-agent': call.agentId,
     'x-berth-turn': call.turnId,

@@ -19,7 +19,7 @@ import { Turns } from './turn.js';
 
 /** Turns in flight get this long to end after SIGTERM; the engine's own grace is 10 s. */
 const FINISH_WITHIN_MS = 9000;
-const HISTORY_BYTES = 64 * 1024;
+const HISTORY_BYTES = 128 * 1024;
 const HISTORY_CACHE_BYTES = 4 * 1024 * 1024;
 
 const log = new Log();

@@ -10,7 +10,9 @@ import type { ListenAddress } from './settings.js';
 
 /** Serves the API on links: HTTP/2 on connections that this side dialled. */
 export class LinkServer {
-  readonly #server = createHttp2Server({ settings: { maxConcurrentStreams: 512 } });
+  // What waits to be read by Berth counts as memory of the session, and Node refuses requests beyond the bound: 10 MB are a few
+  // large answers. What one stream may pile up is bounded by its backpressure.
+  readonly #server = createHttp2Server({ maxSessionMemory: 64, settings: { maxConcurrentStreams: 512 } });
   readonly #sessions = new Map<ServerHttp2Session, string>();
 
   constructor(api: Api, log: Log) {

@@ -1,7 +1,8 @@
-import type { ChatRequest, MessageJson } from './chat-request.js';
+import type { ChatRequest } from './chat-request.js';
 import type { Conversation, Conversations } from './conversation.js';
 import { ModelError, TurnStopped, invalid } from './errors.js';
 import type { ModelClient, ModelDelta, Usage } from './llm.js';
+import { smallMessage, type MessageJson, type TurnMessage } from './message.js';
 import { systemPrompt } from './prompt.js';
 import type { Agent } from './roster.js';
 import { ToolBench } from './tools/bench.js';
@@ -73,7 +74,7 @@ export class Turns {
 
   async #begin(input: TurnInput, output: TurnOutput, signal: AbortSignal, conversation: Conversation | undefined): Promise<TurnEnd> {
     const { agent, request } = input;
-    const fresh = conversation ? newMessages(request, conversation.pending) : request.messages.map(({ json }) => json);
+    const fresh = conversation ? newMessages(request, conversation.pending) : request.messages;
     await agent.workspace.restore();
     const tools = this.#toolsOf(agent);
     const system = systemPrompt({
@@ -104,24 +105,24 @@ export class Turns {
 }
 
 /** With `user`, only the last message is new; where the client owes results of its functions, those. Throws 400 on a stray result. */
-function newMessages(request: ChatRequest, pending: readonly string[]): MessageJson[] {
-  const last = request.messages.at(-1) as { role: string; json: MessageJson };
-  const results = new Map<string, MessageJson>();
-  for (const { role, json } of request.messages) {
-    if (role === 'tool') results.set((JSON.parse(json) as { tool_call_id: string }).tool_call_id, json);
+function newMessages(request: ChatRequest, pending: readonly string[]): TurnMessage[] {
+  const last = request.messages.at(-1) as TurnMessage;
+  const results = new Map<string, TurnMessage>();
+  for (const message of request.messages) {
+    if (message.role === 'tool') results.set((JSON.parse(message.json) as { tool_call_id: string }).tool_call_id, message);
   }
   if (last.role === 'tool' && pending.length === 0) throw invalid('messages: the last one is the result of a call that nobody made');
-  const owed = pending.map((id) => results.get(id) ?? JSON.stringify({ role: 'tool', content: '(no result was given)', tool_call_id: id }));
-  return last.role === 'user' ? [...owed, last.json] : owed;
+  const owed = pending.map((id) => results.get(id) ?? smallMessage({ role: 'tool', content: '(no result was given)', tool_call_id: id }));
+  return last.role === 'user' ? [...owed, last] : owed;
 }
 
 /** Most that one answer of the model may hold, text and arguments together. */
-const MOST_ANSWER_CHARS = 8 * 1024 * 1024;
+const MOST_ANSWER_CHARS = 2 * 1024 * 1024;
 
 interface Context {
   system: string;
   history: string;
-  fresh: MessageJson[];
+  fresh: readonly TurnMessage[];
 }
 
 /** One turn while it runs. */
@@ -133,7 +134,7 @@ class Turn {
   readonly #signal: AbortSignal;
   readonly #head: string;
   readonly #tail: string;
-  readonly #messages: MessageJson[];
+  readonly #messages: TurnMessage[];
   readonly #usage: Usage = { prompt_tokens: 0, completion_tokens: 0, total_tokens: 0 };
   readonly #clientTools: Set<string>;
   #steps = 0;
@@ -174,7 +175,7 @@ class Turn {
   /** What the conversation keeps of this turn; undefined where nothing came of it, so that it can be asked again. */
   kept(): { messages: MessageJson[]; pending?: string[] } | undefined {
     if (!this.#produced && this.#partial === '') return undefined;
-    const messages = [...this.#messages];
+    const messages = this.#messages.map(({ json }) => json);
     if (this.#partial !== '' || !endsWithAnswer(messages)) {
       if (this.#clientCalls.length > 0) return { messages, pending: this.#clientCalls.map(({ id }) => id) };
       messages.push(JSON.stringify({ role: 'assistant', content: `${this.#partial}\n[This answer was interrupted.]`.trim() }));
@@ -182,8 +183,8 @@ class Turn {
     return { messages };
   }
 
-  #keep(message: object): void {
-    this.#messages.push(JSON.stringify(message));
+  #keep(message: { role: string; [field: string]: unknown }): void {
+    this.#messages.push(smallMessage(message));
     this.#partial = '';
     this.#produced = true;
   }
@@ -204,7 +205,7 @@ class Turn {
   async #ask(): Promise<Answer> {
     this.#steps += 1;
     const { turnId, agent, socket } = this.#input;
-    const body = `${this.#head}${this.#messages.join(',')}${this.#tail}`;
+    const body = bodyPieces(this.#head, this.#messages, this.#tail);
     const answer = new Answer();
     const call = { agentId: agent.config.id, turnId, body, socket, signal: this.#signal };
     for await (const delta of this.#model.stream(call)) {
@@ -286,10 +287,26 @@ function bodyEnds(input: TurnInput, schemas: readonly object[], context: Context
   };
 }
 
-function assistantMessage(text: string, calls: readonly ToolCall[]): object {
-  if (calls.length === 0) return { role: 'assistant', content: text };
+/** The request body, its large messages as they are and everything between them as one piece. */
+function bodyPieces(head: string, messages: readonly TurnMessage[], tail: string): (string | Buffer)[] {
+  const pieces: (string | Buffer)[] = [];
+  let text = head;
+  messages.forEach(({ json, whole }, i) => {
+    if (i > 0) text += ',';
+    if (whole) {
+      pieces.push(text, whole);
+      text = '';
+    } else text += json;
+  });
+  pieces.push(text + tail);
+  return pieces;
+}
+
+function assistantMessage(text: string, calls: readonly ToolCall[]): { role: string; [field: string]: unknown } {
+  const message = { role: 'assistant', content: text === '' && calls.length > 0 ? null : text };
+  if (calls.length === 0) return message;
   const toolCalls = calls.map(({ id, name, arguments: args }) => ({ id, type: 'function', function: { name, arguments: args } }));
-  return { role: 'assistant', content: text === '' ? null : text, tool_calls: toolCalls };
+  return { ...message, tool_calls: toolCalls };
 }
 
 function endsWithAnswer(messages: readonly MessageJson[]): boolean {

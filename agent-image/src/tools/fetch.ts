@@ -98,12 +98,18 @@ async function send(egress: Egress, { url, method, headers, body }: Ask, signal:
   if (body !== '') all['content-length'] = Buffer.byteLength(body);
   if (url.protocol === 'http:') return egress.forward({ url: url.href, method, headers: all, signal }, (request) => void request.end(body));
   const secure = await startTls(await egress.tunnel(`${url.hostname}:${url.port || 443}`, signal), url.hostname, signal);
-  return new Promise((resolve, reject) => {
-    const request = httpRequest({ createConnection: () => secure, method, path: `${url.pathname}${url.search}`, headers: all, signal });
-    request.once('error', reject);
-    request.once('response', resolve);
-    request.end(body);
-  });
+  try {
+    return await new Promise((resolve, reject) => {
+      const request = httpRequest({ createConnection: () => secure, method, path: `${url.pathname}${url.search}`, headers: all, signal });
+      request.once('error', reject);
+      request.once('response', resolve);
+      request.end(body);
+    });
+  } catch (error) {
+    // A request that was refused before it was sent has not taken the connection with it.
+    secure.destroy();
+    throw error;
+  }
 }
 
 async function startTls(tunnel: Duplex, host: string, signal: AbortSignal): Promise<Duplex> {
@@ -114,7 +120,11 @@ async function startTls(tunnel: Duplex, host: string, signal: AbortSignal): Prom
     const secure = connect({ socket: tunnel, ...(isIP(host.replace(/^\[|\]$/g, '')) ? {} : { servername: host }) });
     const abort = () => secure.destroy(signal.reason as Error);
     signal.addEventListener('abort', abort, { once: true });
-    secure.once('close', () => signal.removeEventListener('abort', abort));
+    secure.once('close', () => {
+      signal.removeEventListener('abort', abort);
+      // TLS does not end what it was put upon, and a tunnel that stays keeps its place taken.
+      tunnel.destroy();
+    });
     secure.once('error', reject);
     secure.once('secureConnect', () => resolve(secure));
   });
