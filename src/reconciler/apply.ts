@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import type { DeploymentWork, Lease, Leased } from '../domains/deployments/work.js';
 import type { GatewayClient } from '../gateway/gateway.js';
+import { withDeadline } from '../lib/deadline.js';
 import { newId } from '../lib/ids.js';
 import type { LinkHost } from '../link/host.js';
 import type { InstanceSpec, Runtime } from '../runtime/runtime.js';
@@ -102,8 +103,8 @@ export class Apply {
 
   async #connect(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
     if (progress.stage !== 'connecting') await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('connecting') });
-    const stay = AbortSignal.any([signal, AbortSignal.timeout(STAY_MS)]);
-    const up = await this.#hands.links.waitFor(liveOf(leased).id, stay).then(
+    const instanceId = liveOf(leased).id;
+    const up = await withDeadline('the link', STAY_MS, (stay) => this.#hands.links.waitFor(instanceId, stay), signal).then(
       () => true,
       () => false,
     );
