@@ -51,6 +51,8 @@ describe('a docker instance', () => {
     expect(probed).toMatchObject({
       root: 'EROFS',
       link: 'EROFS',
+      shm: 'EROFS',
+      mqueue: 'EROFS',
       data: 'ok',
       noexec: 'EACCES',
       interfaces: 'lo',

@@ -25,6 +25,8 @@ const probes = {
       .join('; '),
   root: () => attempt(() => writeFileSync('/x', 'x')),
   link: () => attempt(() => writeFileSync(join(linkDir, 'x'), 'x')),
+  shm: () => attempt(() => writeFileSync('/dev/shm/x', 'x')),
+  mqueue: () => attempt(() => writeFileSync('/dev/mqueue/x', 'x')),
   data: () => attempt(() => writeFileSync(join(dataDir, 'x'), 'x')),
   noexec: () => {
     writeFileSync('/tmp/x.sh', '#!/bin/sh\necho ran\n', { mode: 0o755 });

@@ -43,7 +43,6 @@ describe('container options', () => {
         CapDrop: ['ALL'],
         SecurityOpt: ['no-new-privileges:true'],
         IpcMode: 'private',
-        ShmSize: 8_388_608,
         Memory: 268_435_456,
         MemorySwap: 268_435_456,
         NanoCpus: 500_000_000,
@@ -52,7 +51,11 @@ describe('container options', () => {
           { Name: 'nofile', Soft: 1024, Hard: 4096 },
           { Name: 'core', Soft: 0, Hard: 0 },
         ],
-        Tmpfs: { '/tmp': 'size=64m,mode=1777,nosuid,nodev,noexec' },
+        Tmpfs: {
+          '/tmp': 'size=64m,mode=1777,nosuid,nodev,noexec',
+          '/dev/shm': 'ro,size=4k,mode=0555',
+          '/dev/mqueue': 'ro,size=4k,mode=0555',
+        },
         RestartPolicy: { Name: 'no' },
         LogConfig: { Type: 'json-file', Config: { 'max-size': '5m', 'max-file': '2' } },
         Mounts: [

@@ -75,7 +75,6 @@ function hostConfig(spec: InstanceSpec): Docker.HostConfig {
     CapDrop: ['ALL'],
     SecurityOpt: ['no-new-privileges:true'],
     IpcMode: 'private',
-    ShmSize: 8 * MIB,
     Memory: memory,
     // Equal to Memory: no swap.
     MemorySwap: memory,
@@ -85,7 +84,12 @@ function hostConfig(spec: InstanceSpec): Docker.HostConfig {
       { Name: 'nofile', Soft: 1024, Hard: 4096 },
       { Name: 'core', Soft: 0, Hard: 0 },
     ],
-    Tmpfs: { '/tmp': 'size=64m,mode=1777,nosuid,nodev,noexec' },
+    Tmpfs: {
+      '/tmp': 'size=64m,mode=1777,nosuid,nodev,noexec',
+      // The engine mounts these two writable; nothing but /data and /tmp is to be.
+      '/dev/shm': 'ro,size=4k,mode=0555',
+      '/dev/mqueue': 'ro,size=4k,mode=0555',
+    },
     // Only the reconciler restarts instances.
     RestartPolicy: { Name: 'no' },
     LogConfig: { Type: 'json-file', Config: { 'max-size': '5m', 'max-file': '2' } },
