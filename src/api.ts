@@ -9,7 +9,7 @@ import { completionsRoutes } from './domains/chat/completions.routes.js';
 import type { Deployments } from './domains/deployments/deployments.js';
 import { deploymentsRoutes } from './domains/deployments/deployments.routes.js';
 import type { Health } from './domains/health/health.js';
-import { healthRoutes, readyRoutes } from './domains/health/health.routes.js';
+import { healthRoutes, livenessRoutes, readyRoutes } from './domains/health/health.routes.js';
 import type { Logs } from './domains/logs/logs.js';
 import { logsRoutes } from './domains/logs/logs.routes.js';
 import type { Tiers } from './domains/tiers/tiers.js';
@@ -55,10 +55,11 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, chatRoutes(chat));
   app.route(BASE, usageRoutes(usage));
   app.route(BASE, logsRoutes(logs));
+  app.route(BASE, healthRoutes({ version }));
 
   app.route('/', completionsRoutes({ chat, completions }));
-  app.route('/', healthRoutes({ health, version }));
-  app.route('/', readyRoutes({ health, version }));
+  app.route('/', livenessRoutes());
+  app.route('/', readyRoutes({ health }));
   app.route('/', metricsRoutes(metrics));
   app.route('/', docsRoutes());
   app.route('/', openApiRoutes(app, { title: 'Berth', version, description: "A container of its own for every user's AI agents." }));

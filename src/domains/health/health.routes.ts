@@ -13,8 +13,8 @@ export interface HealthRoutesOptions {
   version: string;
 }
 
-/** Whether this process lives: at the root and under the API's base. */
-export function healthRoutes({ version }: HealthRoutesOptions) {
+/** Whether this process lives, in the one word that load balancers look for. */
+export function livenessRoutes() {
   const router = createRouter();
   router.openapi(
     route({
@@ -24,6 +24,25 @@ export function healthRoutes({ version }: HealthRoutesOptions) {
       unlimited: true,
       tags: ['Health'],
       summary: 'Whether Berth is up; no key needed',
+      responses: { 200: json('It is.', z.object({ status: z.literal('ok') })) },
+    }),
+    (c) => c.json({ status: 'ok' as const }, 200),
+  );
+  return router;
+}
+
+/** The same under the API's base, with who answers. */
+export function healthRoutes({ version }: Pick<HealthRoutesOptions, 'version'>) {
+  const router = createRouter();
+  router.openapi(
+    route({
+      method: 'get',
+      path: '/health',
+      access: 'public',
+      unlimited: true,
+      tags: ['Health'],
+      summary: 'Whether Berth is up, and which version; no key needed',
+      operationId: 'getApiHealth',
       responses: { 200: json('It is.', z.object({ status: z.literal('ok'), service: z.literal('berth'), version: z.string() })) },
     }),
     (c) => c.json({ status: 'ok' as const, service: 'berth' as const, version }, 200),
@@ -32,7 +51,7 @@ export function healthRoutes({ version }: HealthRoutesOptions) {
 }
 
 /** Whether it can do its work. */
-export function readyRoutes({ health }: HealthRoutesOptions) {
+export function readyRoutes({ health }: Pick<HealthRoutesOptions, 'health'>) {
   const router = createRouter();
   router.openapi(
     route({
