@@ -11,6 +11,8 @@ export interface Situation {
   /** What the runtime says of it. */
   observed: Observed | undefined;
   linkUp: boolean;
+  /** How long this process has seen the instance run without a link; since its start does not count, Berth may have been away. */
+  unlinkedMs: number;
 }
 
 /** The next safe step. Each can be done again after a crash in the midst of it. */
@@ -25,7 +27,7 @@ export type Step =
   | { do: 'end'; why: string; failed: boolean; graceMs: number }
   | { do: 'remove_volume' };
 
-/** How long an instance has from its start to its link. */
+/** How long an instance may run without a link before it is given up. */
 export const CONNECT_TIMEOUT_MS = 60_000;
 
 /** How long a replaced instance has to finish what it does. */
@@ -54,8 +56,8 @@ function planMissing(startedMsAgo: number | undefined): Step {
 function planRunning(situation: Situation, instance: NonNullable<Situation['instance']>): Step {
   if (instance.startedMsAgo === undefined) return { do: 'start' };
   if (!situation.linkUp) {
-    if (instance.startedMsAgo < CONNECT_TIMEOUT_MS) return { do: 'connect' };
-    return { do: 'end', why: `its gateway did not connect within ${CONNECT_TIMEOUT_MS / 1000} s`, failed: true, graceMs: 0 };
+    if (situation.unlinkedMs < CONNECT_TIMEOUT_MS) return { do: 'connect' };
+    return { do: 'end', why: `its gateway has had no link for ${CONNECT_TIMEOUT_MS / 1000} s`, failed: true, graceMs: 0 };
   }
   if (instance.appliedVersion < situation.configVersion) return { do: 'configure' };
   return { do: 'settle' };

@@ -39,6 +39,8 @@ export class Reconciler {
   readonly #loops: Loop[];
   readonly #passes: Loop;
   readonly #busy = new Map<string, Promise<void>>();
+  /** Since when an instance has been seen without a link, by instance, on the monotonic clock. */
+  readonly #unlinkedSince = new Map<string, number>();
   readonly #stop = new AbortController();
   #watching: Promise<void> | undefined;
   #unsubscribe: (() => void) | undefined;
@@ -130,13 +132,26 @@ export class Reconciler {
         startedMsAgo: instance.started_ms_ago ?? undefined,
       },
       observed: observed && instance && observed.instanceId === instance.id ? observed : undefined,
-      linkUp: instance !== undefined && this.#options.links.get(instance.id) !== undefined,
+      ...this.#lookAtLink(instance?.id),
     });
+  }
+
+  #lookAtLink(instanceId: string | undefined): { linkUp: boolean; unlinkedMs: number } {
+    if (instanceId === undefined) return { linkUp: false, unlinkedMs: 0 };
+    if (this.#options.links.get(instanceId) !== undefined) {
+      this.#unlinkedSince.delete(instanceId);
+      return { linkUp: true, unlinkedMs: 0 };
+    }
+    const now = performance.now();
+    const since = this.#unlinkedSince.get(instanceId) ?? now;
+    this.#unlinkedSince.set(instanceId, since);
+    return { linkUp: false, unlinkedMs: now - since };
   }
 
   async #take(step: Step, lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
     if (step.do !== 'end') return this.#apply.step(step, lease, leased, progress, this.#stop.signal);
     await this.#apply.end(lease, leased, step.why, step.graceMs);
+    if (leased.instance) this.#unlinkedSince.delete(leased.instance.id);
     if (!step.failed) return 'again';
     return { lookAgainInMs: await this.#failed(lease, leased, progress, step.why) };
   }

@@ -6,7 +6,7 @@ const observed = (more: Partial<Observed> = {}): Observed => ({
   name: 'n', runtimeId: 'r', instanceId: 'ins', deploymentId: 'dep', generation: 1, state: 'running', createdAt: 0, ...more,
 });
 const settled: Situation = {
-  desired: 'running', specHash: 'a', configVersion: 3, instance: { specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000 }, observed: observed(), linkUp: true,
+  desired: 'running', specHash: 'a', configVersion: 3, instance: { specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000 }, observed: observed(), linkUp: true, unlinkedMs: 0,
 };
 const instance = (more: object) => ({ specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000, ...more });
 
@@ -17,7 +17,8 @@ describe('the plan', () => {
     ['created: it is started', { instance: instance({ startedMsAgo: undefined }), observed: observed({ state: 'created' }), linkUp: false }, { do: 'start' }],
     ['runs, but nobody wrote down that it was started: started again, which changes nothing', { instance: instance({ startedMsAgo: undefined }) }, { do: 'start' }],
     ['runs without a link: waited for', { linkUp: false }, { do: 'connect' }],
-    ['runs without a link for too long: ended', { linkUp: false, instance: instance({ startedMsAgo: CONNECT_TIMEOUT_MS }) }, { do: 'end', failed: true }],
+    ['runs without a link for too long: ended', { linkUp: false, unlinkedMs: CONNECT_TIMEOUT_MS }, { do: 'end', failed: true }],
+    ['runs for long, but its link was lost only now: waited for', { linkUp: false, instance: instance({ startedMsAgo: 3_600_000 }) }, { do: 'connect' }],
     ['knows an older config: told', { configVersion: 4 }, { do: 'configure' }],
     ['all as wished: settled', {}, { do: 'settle' }],
     ['paused: thawed', { observed: observed({ state: 'paused' }), linkUp: false }, { do: 'unpause' }],

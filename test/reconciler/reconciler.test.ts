@@ -101,10 +101,17 @@ describe('the reconciler', () => {
     const app = await start();
     const { user, instance } = await settled(app);
     const creates = app.engine.calls.get('create');
+    // It has been up for long: that its link is away while Berth is, is no reason to end it.
+    await app.database.db.updateTable('instances').set({ started_at: new Date(Date.now() - 3_600_000) }).execute();
     await app.leave();
+    app.gateways.silent = true;
     const again = await start({ beside: app, engine: app.engine });
+    const inspects = app.engine.calls.get('inspect') ?? 0;
+    await until(() => (app.engine.calls.get('inspect') ?? 0) > inspects, 'the reconciler to look at it');
+    app.gateways.silent = false;
     const answer = await again.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: 'same?' }] });
     expect(answer.status, answer.text).toBe(200);
+    await again.ready(user);
     expect((await again.get('/api/v1/deploy/status', user.key)).json.deployments[0].instance.id).toBe(instance.id);
     expect(app.engine.calls.get('create')).toBe(creates);
   });
