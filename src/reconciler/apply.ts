@@ -2,6 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import type { DeploymentWork, Lease, Leased } from '../domains/deployments/work.js';
 import type { GatewayClient } from '../gateway/gateway.js';
 import { withDeadline } from '../lib/deadline.js';
+import { AppError } from '../lib/errors.js';
 import { newId } from '../lib/ids.js';
 import type { LinkHost } from '../link/host.js';
 import type { InstanceSpec, Runtime } from '../runtime/runtime.js';
@@ -96,7 +97,13 @@ export class Apply {
   async #start(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
     const instance = liveOf(leased);
     await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('starting') });
-    await this.#hands.runtime.start(instance.name);
+    try {
+      await this.#hands.runtime.start(instance.name);
+    } catch (error) {
+      // It was made of something that is gone since (its link folder, its image): made anew, it has a chance.
+      if (error instanceof AppError && error.code === 'unprocessable') await this.#hands.runtime.remove(instance.name);
+      throw error;
+    }
     await this.#hands.work.updateInstance(lease, instance.id, { started: true });
     return 'again';
   }

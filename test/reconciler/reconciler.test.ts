@@ -97,6 +97,16 @@ describe('the reconciler', () => {
     expect(waits.at(-1)).toBeGreaterThan(waits[0] ?? 0);
   });
 
+  test('an instance that cannot start as it was made is made anew', async () => {
+    const app = await start();
+    app.engine.fail('start', { error: new AppError('unprocessable', 'its link folder is missing') });
+    const user = await app.user();
+    await app.agent(user, 'a');
+    await app.ready(user);
+    expect(app.engine.calls.get('create')).toBe(2);
+    expect(ofUser(app, user.id)).toHaveLength(1);
+  });
+
   test('after a restart of Berth a running instance is adopted, not replaced', async () => {
     const app = await start();
     const { user, instance } = await settled(app);
