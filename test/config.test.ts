@@ -15,7 +15,13 @@ function problemsOf(env: Record<string, string>): string[] {
 describe('readConfig', () => {
   test('nothing is needed on a laptop', () => {
     const { config, secrets } = readConfig({});
-    expect(config).toMatchObject({ host: '127.0.0.1', port: 8080, runtime: 'docker', defaultModel: 'demo/echo', dataDir: resolve('data') });
+    expect(config).toMatchObject({
+      host: '127.0.0.1',
+      port: 8080,
+      runtime: 'docker',
+      defaultModel: 'demo/echo',
+      dataDir: resolve('data'),
+    });
     expect(config.linkDir).toBe(resolve('data/link'));
     expect(Object.values(secrets).every((value) => value === undefined)).toBe(true);
   });
@@ -36,13 +42,27 @@ describe('readConfig', () => {
   });
 
   test('all mistakes are told at once, by variable, and no value is repeated', () => {
-    const problems = problemsOf({ PORT: '99999', RUNTIME: 'podman', PUBLIC_URL: 'ftp://secret.example', ADMIN_API_KEY: 'hunter2', PROCESS_TOOLS: 'yes' });
-    expect(problems.map((problem) => problem.split(' ')[0]).toSorted()).toEqual(['ADMIN_API_KEY', 'PORT', 'PROCESS_TOOLS', 'PUBLIC_URL', 'RUNTIME']);
+    const problems = problemsOf({
+      PORT: '99999',
+      RUNTIME: 'podman',
+      PUBLIC_URL: 'ftp://secret.example',
+      ADMIN_API_KEY: 'hunter2',
+      PROCESS_TOOLS: 'yes',
+    });
+    expect(problems.map((problem) => problem.split(' ')[0]).toSorted()).toEqual([
+      'ADMIN_API_KEY',
+      'PORT',
+      'PROCESS_TOOLS',
+      'PUBLIC_URL',
+      'RUNTIME',
+    ]);
     expect(problems.join()).not.toMatch(/99999|podman|secret|hunter2|yes/);
   });
 
   test('agents without isolation are refused wherever others could reach them', () => {
-    expect(problemsOf({ RUNTIME: 'process', HOST: '0.0.0.0' })).toEqual([expect.stringContaining('HOST must be a loopback address')]);
+    expect(problemsOf({ RUNTIME: 'process', HOST: '0.0.0.0' })).toEqual([
+      expect.stringContaining('HOST must be a loopback address'),
+    ]);
     expect(problemsOf({ RUNTIME: 'process', HOST: '::1' })).toEqual([]);
     expect(['127.0.0.1', '127.9.9.9', '::1', 'localhost'].every(isLoopback)).toBe(true);
     expect(['0.0.0.0', '::', '10.0.0.1', '127.0.0.1.example.com', ''].some(isLoopback)).toBe(false);

@@ -37,7 +37,8 @@ export class Client {
     const response = await this.#send(method, path, body);
     if (!response.body) return;
     const messages = response.body.pipeThrough(new TextDecoderStream()).pipeThrough(new EventSourceParserStream());
-    for await (const { event, data } of messages) yield { event: event ?? 'message', data: JSON.parse(data) as ServerEvent['data'] };
+    for await (const { event, data } of messages)
+      yield { event: event ?? 'message', data: JSON.parse(data) as ServerEvent['data'] };
   }
 
   async #send(method: string, path: string, body: unknown): Promise<Response> {

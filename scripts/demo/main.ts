@@ -17,7 +17,8 @@ async function start(config: Config): Promise<Berth> {
   const port = await choosePort(config, asked);
   if (!asked && port !== config.port) say(`Port ${config.port} is taken, so Berth takes ${port} (PORT chooses another).`);
   const linkDir = chooseLinkDir(config);
-  if (linkDir !== config.linkDir) say(`${config.linkDir} is too deep for a socket's path, so the link folder is ${linkDir} (LINK_DIR chooses another).`);
+  if (linkDir !== config.linkDir)
+    say(`${config.linkDir} is too deep for a socket's path, so the link folder is ${linkDir} (LINK_DIR chooses another).`);
   return new Berth(config, port, linkDir);
 }
 
@@ -60,7 +61,9 @@ async function describe(berth: Berth, config: Config): Promise<string> {
 /** The demo model calls a tool when it is told to in its own words. */
 function shellQuestion(model: string): string {
   const command = 'id -u; uname -sr; ls -A /data';
-  return model.startsWith('demo/') ? `/tool shell ${JSON.stringify({ command })}` : `Run this in your shell and show me what it prints: ${command}`;
+  return model.startsWith('demo/')
+    ? `/tool shell ${JSON.stringify({ command })}`
+    : `Run this in your shell and show me what it prints: ${command}`;
 }
 
 function explain(berth: Berth, config: Config, keyFile: string): void {
@@ -93,7 +96,11 @@ async function removeDemo(berth: Berth, config: Config): Promise<void> {
   const found = await findUser(berth.origin, keyFile);
   if (found) await removeUser(await adminClient(berth, config), found.user);
   await rm(keyFile, { force: true });
-  say(found ? `User ${found.user.name} is deleted, with its agents, containers, volumes and rows.` : 'There is no demo user to delete.');
+  say(
+    found
+      ? `User ${found.user.name} is deleted, with its agents, containers, volumes and rows.`
+      : 'There is no demo user to delete.',
+  );
 }
 
 async function run(): Promise<number> {
@@ -109,7 +116,9 @@ async function run(): Promise<number> {
   try {
     await (clean ? removeDemo(berth, config) : demonstrate(berth, config));
     if (!once && !clean) {
-      say('Berth goes on serving; Ctrl-C stops it. Agents in their containers outlive it and are taken up again at the next start;');
+      say(
+        'Berth goes on serving; Ctrl-C stops it. Agents in their containers outlive it and are taken up again at the next start;',
+      );
       say('`npm run quickstart -- --clean` deletes the demo user with all that belongs to it.');
       await berth.waitForEnd();
       if (!stopping) throw new Error(berth.ended);

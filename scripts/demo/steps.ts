@@ -60,7 +60,8 @@ export async function makeAgents(client: Client, model: string): Promise<string[
   const missing = AGENTS.filter((name) => !have.some((agent) => agent.name === name));
   if (missing.length > 0) await client.call('POST', '/users/me/agents', { agents: missing.map((name) => ({ name, model })) });
   for (const agent of have) {
-    if (AGENTS.includes(agent.name) && agent.model !== model) await client.call('PUT', `/users/me/agents/${agent.name}`, { model });
+    if (AGENTS.includes(agent.name) && agent.model !== model)
+      await client.call('PUT', `/users/me/agents/${agent.name}`, { model });
   }
   return AGENTS;
 }

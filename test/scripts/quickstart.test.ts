@@ -10,9 +10,21 @@ import { docker, REPOSITORY, run, script, type Ended } from './script.js';
 let dataDir: string;
 let usualPort: Server | undefined;
 
-const NOBODYS_SETTINGS = { PORT: undefined, RUNTIME: undefined, OPENAI_API_KEY: undefined, ANTHROPIC_API_KEY: undefined, ADMIN_API_KEY: undefined };
-const environment = (more: Record<string, string | undefined> = {}) => ({ ...NOBODYS_SETTINGS, DATABASE_URL: undefined, DATA_DIR: dataDir, ...more });
-const quickstart = (flags: string[], env: Record<string, string | undefined> = {}): Promise<Ended> => script('quickstart', flags, { env: environment(env) });
+const NOBODYS_SETTINGS = {
+  PORT: undefined,
+  RUNTIME: undefined,
+  OPENAI_API_KEY: undefined,
+  ANTHROPIC_API_KEY: undefined,
+  ADMIN_API_KEY: undefined,
+};
+const environment = (more: Record<string, string | undefined> = {}) => ({
+  ...NOBODYS_SETTINGS,
+  DATABASE_URL: undefined,
+  DATA_DIR: dataDir,
+  ...more,
+});
+const quickstart = (flags: string[], env: Record<string, string | undefined> = {}): Promise<Ended> =>
+  script('quickstart', flags, { env: environment(env) });
 
 beforeAll(async () => {
   dataDir = await mkdtemp(join(tmpdir(), 'berth-quickstart-'));
@@ -28,13 +40,21 @@ afterAll(async () => {
 /** The quickstart as in a terminal: a process group of its own, which gets the signal of Ctrl-C as a whole. */
 function startInTerminal() {
   const env = { ...process.env, ...environment() };
-  const child = spawn('bash', [join(REPOSITORY, 'scripts/quickstart')], { cwd: REPOSITORY, env, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+  const child = spawn('bash', [join(REPOSITORY, 'scripts/quickstart')], {
+    cwd: REPOSITORY,
+    env,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  });
   let said = '';
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => (said += text));
   const ended = once(child, 'close').then(([code]) => code as number | null);
   return {
     said: () => said,
-    hear: (pattern: RegExp) => expect.poll(() => (child.exitCode === null ? said : `ended early: ${said}`), { timeout: 90_000, interval: 50 }).toMatch(pattern),
+    hear: (pattern: RegExp) =>
+      expect
+        .poll(() => (child.exitCode === null ? said : `ended early: ${said}`), { timeout: 90_000, interval: 50 })
+        .toMatch(pattern),
     async pressCtrlC() {
       process.kill(-child.pid!, 'SIGINT');
       return ended;
@@ -43,33 +63,40 @@ function startInTerminal() {
 }
 
 describe('with an engine', () => {
-  test('it shows the deploy, streams an answer, prints three lines that work, and serves until Ctrl-C', { timeout: 120_000 }, async () => {
-    const terminal = startInTerminal();
-    await terminal.hear(/Ctrl-C stops it/);
-    const said = terminal.said();
-    expect(said).toMatch(/Port 8080 is taken, so Berth takes \d+/);
-    expect(said).toMatch(/creating .*\n[^]*ready +100 %/);
-    expect(said).toContain('You said: Hello from the quickstart! Who are you?');
-    expect(said).toMatch(/Tool shell said: \d+\n/);
-    expect(said).toContain(`Admin key  in ${dataDir}/admin.key`);
+  test(
+    'it shows the deploy, streams an answer, prints three lines that work, and serves until Ctrl-C',
+    { timeout: 120_000 },
+    async () => {
+      const terminal = startInTerminal();
+      await terminal.hear(/Ctrl-C stops it/);
+      const said = terminal.said();
+      expect(said).toMatch(/Port 8080 is taken, so Berth takes \d+/);
+      expect(said).toMatch(/creating .*\n[^]*ready +100 %/);
+      expect(said).toContain('You said: Hello from the quickstart! Who are you?');
+      expect(said).toMatch(/Tool shell said: \d+\n/);
+      expect(said).toContain(`Admin key  in ${dataDir}/admin.key`);
 
-    const curls = said.split('\n').filter((line) => line.startsWith('curl '));
-    expect(curls).toHaveLength(3);
-    const answers = await Promise.all(curls.map((line) => run('bash', ['-c', `${line.replace('curl ', 'curl -sS --fail-with-body ')}`])));
-    expect(answers.map(({ code }) => code)).toEqual([0, 0, 0]);
-    expect(answers[0]!.stdout).toMatch(/event: done/);
-    expect(JSON.parse(answers[1]!.stdout)).toMatchObject({ choices: [{ message: { content: 'You said: Hello' } }] });
-    expect(JSON.parse(answers[2]!.stdout)).toHaveProperty('totals');
-    const origin = /http:\/\/127\.0\.0\.1:\d+/.exec(said)![0];
-    expect((await fetch(`${origin}/docs`)).status).toBe(200);
+      const curls = said.split('\n').filter((line) => line.startsWith('curl '));
+      expect(curls).toHaveLength(3);
+      const answers = await Promise.all(
+        curls.map((line) => run('bash', ['-c', line.replace('curl ', 'curl -sS --fail-with-body ')])),
+      );
+      expect(answers.map(({ code }) => code)).toEqual([0, 0, 0]);
+      expect(answers[0]!.stdout).toMatch(/event: done/);
+      expect(JSON.parse(answers[1]!.stdout)).toMatchObject({ choices: [{ message: { content: 'You said: Hello' } }] });
+      expect(JSON.parse(answers[2]!.stdout)).toHaveProperty('totals');
+      const origin = /http:\/\/127\.0\.0\.1:\d+/.exec(said)![0];
+      expect((await fetch(`${origin}/docs`)).status).toBe(200);
 
-    expect(await terminal.pressCtrlC()).toBe(0);
-    expect(terminal.said()).toContain('Berth has stopped.');
-    await expect(fetch(`${origin}/health`)).rejects.toThrow();
-  });
+      expect(await terminal.pressCtrlC()).toBe(0);
+      expect(terminal.said()).toContain('Berth has stopped.');
+      await expect(fetch(`${origin}/health`)).rejects.toThrow();
+    },
+  );
 
   test('keys are readable by their owner alone, and the admin key is not in the log', async () => {
-    for (const name of ['admin.key', 'demo.key', 'berth.log']) expect((await stat(join(dataDir, name))).mode & 0o777, name).toBe(0o600);
+    for (const name of ['admin.key', 'demo.key', 'berth.log'])
+      expect((await stat(join(dataDir, name))).mode & 0o777, name).toBe(0o600);
     const key = (await readFile(join(dataDir, 'admin.key'), 'utf8')).trim();
     expect(await readFile(join(dataDir, 'berth.log'), 'utf8')).not.toContain(key);
   });
