@@ -27,6 +27,13 @@ export class Bucket {
     return this.#level >= 0;
   }
 
+  /** Takes `amount` whether there is as much or not; answers how many milliseconds to wait before the next time. */
+  borrow(amount: number, nowMs: number = performance.now()): number {
+    this.#regain(nowMs);
+    this.#level -= amount;
+    return this.#level >= 0 ? 0 : (-this.#level * 1000) / this.#perSecond;
+  }
+
   #regain(nowMs: number): void {
     const passedMs = Math.max(0, nowMs - this.#atMs);
     this.#level = Math.min(this.#capacity, this.#level + (passedMs * this.#perSecond) / 1000);

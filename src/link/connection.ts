@@ -5,7 +5,7 @@ import { Bucket } from './bucket.js';
 import { exchange } from './exchange.js';
 import type { LinkLimits } from './limits.js';
 import { type Cost, CostMeter, FRAMING_FACTOR, FREE_PIECES, TINY_BYTES } from './meter.js';
-import type { Link, LinkIdentity, LinkRequest, LinkResponse } from './link.js';
+import { type Link, type LinkIdentity, type LinkRequest, type LinkResponse, NotSent } from './link.js';
 
 export interface ConnectionEvents {
   /** The peer has shown that it speaks HTTP/2. */
@@ -76,7 +76,7 @@ export class LinkConnection implements Link {
   }
 
   async request(request: LinkRequest): Promise<LinkResponse> {
-    if (this.closed) throw new AppError('unavailable', 'the link to the instance is down');
+    if (this.closed) throw new NotSent('the link to the instance is down');
     request.signal?.throwIfAborted();
     if (this.#streams.size >= this.#limits.maxStreams) {
       throw new AppError('unavailable', `the instance is busy with ${this.#streams.size} requests`, { retryAfterS: 1 });
@@ -135,7 +135,7 @@ export class LinkConnection implements Link {
     } catch (error) {
       // Also when the connection has run out of stream ids: the instance dials anew.
       this.close(`no new stream: ${messageOf(error)}`);
-      throw new AppError('unavailable', 'the link to the instance is down', { cause: error });
+      throw new NotSent('the link to the instance is down', { cause: error });
     }
   }
 

@@ -1,7 +1,7 @@
 import http2, { type ClientHttp2Stream, type IncomingHttpHeaders } from 'node:http2';
 import { Readable } from 'node:stream';
 import { AppError } from '../lib/errors.js';
-import type { LinkRequest, LinkResponse } from './link.js';
+import { type LinkRequest, type LinkResponse, NotSent } from './link.js';
 
 /** What a link learns from its exchanges: payload that arrived, and whether its pieces come too fast. */
 export interface ExchangeMeter {
@@ -14,7 +14,7 @@ export interface ExchangeMeter {
   isLost(): boolean;
 }
 
-const { NGHTTP2_CANCEL, NGHTTP2_NO_ERROR } = http2.constants;
+const { NGHTTP2_CANCEL, NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM } = http2.constants;
 
 /** Carries one request over its HTTP/2 stream: sends the body, waits for the headers, hands over the response's body. */
 export function exchange(stream: ClientHttp2Stream, request: LinkRequest, meter: ExchangeMeter): Promise<LinkResponse> {
@@ -49,7 +49,7 @@ export function exchange(stream: ClientHttp2Stream, request: LinkRequest, meter:
     // Errors also close the stream; what they say is kept as the cause.
     let cause: unknown;
     stream.on('error', (error) => (cause = error));
-    stream.once('close', () => settle(new AppError('unavailable', 'the link to the instance was lost', { cause })));
+    stream.once('close', () => settle(closedEarly(stream, body, cause)));
     send(stream, request.body, cut);
   });
 }
@@ -120,6 +120,12 @@ function send(stream: ClientHttp2Stream, body: LinkRequest['body'], cut: (error:
   body.once('error', cut);
   stream.once('close', () => body.destroy());
   body.pipe(stream);
+}
+
+/** A peer refuses streams that it has not looked at, as when it is going away (RFC 9113, 8.7). */
+function closedEarly(stream: ClientHttp2Stream, body: Readable | undefined, cause: unknown): AppError {
+  if (!body && stream.rstCode === NGHTTP2_REFUSED_STREAM) return new NotSent('the instance is going away', { cause });
+  return new AppError('unavailable', 'the link to the instance was lost', { cause });
 }
 
 /** Resets the stream at once, also when unread data waits in it: `close` alone would wait for a reader. */

@@ -1,5 +1,14 @@
 import type { Readable } from 'node:stream';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { AppError } from '../lib/errors.js';
+
+/** `unavailable`, and the instance has seen nothing of the request: it may be made again without being carried out twice. */
+export class NotSent extends AppError {
+  constructor(message: string, options: { cause?: unknown } = {}) {
+    super('unavailable', message, { ...options, retryAfterS: 1 });
+    this.name = 'NotSent';
+  }
+}
 
 /** Who is at the other end of a link: what the database says of the instance whose socket was dialled. */
 export interface LinkIdentity {
@@ -29,7 +38,7 @@ export interface LinkResponse {
 /** A live connection to an instance over which Berth makes requests. */
 export interface Link extends LinkIdentity {
   readonly closed: boolean;
-  /** Throws `unavailable` when the link is down, `timeout` when no headers come in time. */
+  /** Throws `NotSent` when the link is down, `unavailable` when it is lost meanwhile, `timeout` when no headers come in time. */
   request(request: LinkRequest): Promise<LinkResponse>;
   close(reason: string): void;
 }

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { EventQueue } from '../../src/runtime/event-queue.js';
 import { Gate } from '../../src/runtime/gate.js';
-import { joinSignals } from '../../src/runtime/joined-signal.js';
+import { joinSignals } from '../../src/lib/joined-signal.js';
 import type { RuntimeEvent } from '../../src/runtime/runtime.js';
 import { eventually } from './harness.js';
 

@@ -3,7 +3,7 @@ import type Docker from 'dockerode';
 import { AppError, messageOf } from '../../lib/errors.js';
 import type { Log } from '../../lib/log.js';
 import { Gate } from '../gate.js';
-import { joinSignals } from '../joined-signal.js';
+import { joinSignals } from '../../lib/joined-signal.js';
 import type {
   EngineInfo,
   InstanceSpec,

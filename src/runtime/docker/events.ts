@@ -4,7 +4,7 @@ import { backoffMs } from '../../lib/backoff.js';
 import type { Log } from '../../lib/log.js';
 import { messageOf } from '../../lib/errors.js';
 import { EventQueue } from '../event-queue.js';
-import { joinSignals } from '../joined-signal.js';
+import { joinSignals } from '../../lib/joined-signal.js';
 import type { RuntimeEvent } from '../runtime.js';
 import { unavailable } from './faults.js';
 import { engineTime } from './logs.js';

@@ -1,5 +1,5 @@
 import { AppError } from '../../lib/errors.js';
-import { joinSignals } from '../joined-signal.js';
+import { joinSignals } from '../../lib/joined-signal.js';
 import type {
   EngineInfo,
   InstanceSpec,

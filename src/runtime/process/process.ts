@@ -5,7 +5,7 @@ import { withDeadline } from '../../lib/deadline.js';
 import { AppError } from '../../lib/errors.js';
 import type { Log } from '../../lib/log.js';
 import { Gate } from '../gate.js';
-import { joinSignals } from '../joined-signal.js';
+import { joinSignals } from '../../lib/joined-signal.js';
 import type {
   EngineInfo,
   InstanceSpec,
