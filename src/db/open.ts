@@ -52,7 +52,7 @@ async function openFolder({ dataDir, log, lock: lockOptions }: OpenOptions): Pro
     const folder = join(dataDir, 'pg');
     await makeDataFolder(folder, log);
     const lite = await openLite(folder);
-    return fromPGlite(lite, log, () => lock.release());
+    return fromPGlite(lite, log, () => lite.close().finally(() => lock.release()));
   } catch (error) {
     await lock.release();
     throw error;
@@ -71,22 +71,15 @@ async function openLite(folder: string): Promise<PGlite> {
   }
 }
 
-/** A database on a PGlite that is open already; `closed` runs when it has been closed. */
-export function fromPGlite(lite: PGlite, log: Log, closed: () => Promise<void> = async () => {}): Database {
+/** A database on a PGlite that is open already; `end` is called when nothing uses it any more. */
+export function fromPGlite(lite: PGlite, log: Log, end: () => Promise<void>): Database {
   // One connection and never a second: sessions of PGlite are one and the same, so a second would see uncommitted rows. Waiting
   // for it inside one's own transaction (the root `db` used where `trx` was meant) ends in an error after five seconds instead
   // of never.
   const config = { ...createPgConfig(lite), max: 1, idleTimeoutMillis: 0, connectionTimeoutMillis: 5_000 };
   const pool = watched(new pg.Pool(config as unknown as pg.PoolConfig), log);
   const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool }) });
-  const close = once(async () => {
-    try {
-      await db.destroy();
-      await lite.close();
-    } finally {
-      await closed();
-    }
-  });
+  const close = once(() => db.destroy().finally(end));
   return { kind: 'pglite', db, bus: new LocalBus(log), close };
 }
 

@@ -1,10 +1,10 @@
 import { type Kysely, type Migration, sql } from 'kysely';
-import { describe, expect, test } from 'vitest';
+import { beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { migrations as all } from '../../migrations/index.js';
 import { migrate } from '../../src/db/migrate.js';
 import { openDatabase } from '../../src/db/open.js';
 import { createLog } from '../../src/lib/log.js';
-import { databaseKinds, emptyDatabase, testDatabase } from '../support/database.js';
+import { databaseKinds, emptyDatabase } from '../support/database.js';
 
 function migration(...statements: string[]): Migration {
   return {
@@ -25,8 +25,16 @@ async function tables(db: Kysely<never>): Promise<string[]> {
 }
 
 describe.each(databaseKinds)('migrations on %s', (kind) => {
+  let db: Kysely<never>;
+  beforeAll(async () => {
+    db = (await emptyDatabase(kind)).db as Kysely<never>;
+  });
+  beforeEach(async () => {
+    await sql`drop schema public cascade`.execute(db);
+    await sql`create schema public`.execute(db);
+  });
+
   test('run once, in order, and go on from where they were', async () => {
-    const db = (await emptyDatabase(kind)).db as Kysely<never>;
     expect(await migrate(db, first)).toEqual(['0001_first']);
     expect(await migrate(db, first)).toEqual([]);
     expect(await migrate(db, second)).toEqual(['0002_second']);
@@ -34,7 +42,6 @@ describe.each(databaseKinds)('migrations on %s', (kind) => {
   });
 
   test('refuse a database that a newer Berth has migrated, and leave it alone', async () => {
-    const db = (await emptyDatabase(kind)).db as Kysely<never>;
     await migrate(db, second);
     const other = { ...first, '0001_other': migration('create table other (id int)') };
     await expect(migrate(db, other)).rejects.toThrow(/newer Berth \(0002_second unknown here\)/);
@@ -42,7 +49,6 @@ describe.each(databaseKinds)('migrations on %s', (kind) => {
   });
 
   test('change nothing when one of them fails, and can be run again', async () => {
-    const db = (await emptyDatabase(kind)).db as Kysely<never>;
     const broken = { ...second, '0003_broken': migration('create table third (id int)', 'select 1/0') };
     await expect(migrate(db, broken)).rejects.toThrow(/0003_broken failed/);
     await expect(migrate(db, broken)).rejects.toMatchObject({ cause: { code: '22012' } });
@@ -51,7 +57,6 @@ describe.each(databaseKinds)('migrations on %s', (kind) => {
   });
 
   test('are not cut off by the time limit of statements, which holds again afterwards', async () => {
-    const db = (await emptyDatabase(kind)).db as Kysely<never>;
     const limit = async (on: Kysely<never>) =>
       (await sql<{ limit: string }>`select current_setting('statement_timeout') as limit`.execute(on)).rows;
     let during: unknown;
@@ -60,8 +65,8 @@ describe.each(databaseKinds)('migrations on %s', (kind) => {
     expect(await limit(db)).toEqual([{ limit: kind === 'postgres' ? '15s' : '0' }]);
   });
 
-  test('of Berth itself have all run in a test database', async () => {
-    const { db } = await testDatabase(kind);
+  test('of Berth itself run, and then have run', async () => {
+    expect(await migrate(db)).toEqual(Object.keys(all));
     expect(await migrate(db)).toEqual([]);
     const { rows } = await sql<{ name: string }>`select name from migrations order by name`.execute(db);
     expect(rows.map((row) => row.name)).toEqual(Object.keys(all));

@@ -1,11 +1,12 @@
 import { access, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { sql } from 'kysely';
+import { type Kysely, sql } from 'kysely';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { isUniqueViolation } from '../../src/db/errors.js';
 import { migrate } from '../../src/db/migrate.js';
 import { openDatabase } from '../../src/db/open.js';
+import type { Schema } from '../../src/db/schema.js';
 import { createLog } from '../../src/lib/log.js';
 import { startChild } from '../support/child.js';
 import { databaseKinds, emptyDatabase, makeTestFolder, testDatabase } from '../support/database.js';
@@ -14,14 +15,31 @@ import { startTcpProxy } from '../support/tcp-proxy.js';
 const log = createLog('silent');
 
 describe.each(databaseKinds)('a database on %s', (kind) => {
-  test('is fresh and migrated each time', async () => {
-    for (let i = 0; i < 2; i++) {
-      const database = await testDatabase(kind);
-      const tiers = await database.db.selectFrom('tiers').select('name').orderBy('name').execute();
-      expect(tiers.map((tier) => tier.name)).toEqual(['business', 'free', 'pro']);
-      await database.db.insertInto('deletions').values({ user_digest: 'x' }).execute();
-      await database.close();
+  test('is fresh and migrated each time, whatever the test before did', { timeout: 60_000 }, async () => {
+    const leave: ((db: Kysely<Schema>) => Promise<unknown>)[] = [
+      (db) => db.insertInto('deletions').values({ user_digest: 'x' }).execute(),
+      (db) => db.deleteFrom('tiers').execute(),
+      (db) => db.updateTable('tiers').set({ max_agents: 0 }).execute(),
+      (db) => sql`set statement_timeout = 1234`.execute(db),
+      (db) => sql`create temporary table tiers (name text)`.execute(db),
+      (db) => sql`alter table tiers drop column disk_mib, add column more text`.execute(db),
+      () => Promise.resolve(),
+    ];
+    const seen: unknown[] = [];
+    for (const mess of leave) {
+      const { db, close } = await testDatabase(kind);
+      const tiers = (await db.selectFrom('tiers').selectAll().orderBy('name').execute()).map(
+        (tier) => `${tier.name} ${tier.max_agents}`,
+      );
+      const timeout = await sql`select current_setting('statement_timeout') as timeout`.execute(db);
+      const tables =
+        await sql`select relname, relnatts from pg_class where relnamespace = 'public'::regnamespace order by 1`.execute(db);
+      seen.push([tiers, await db.selectFrom('deletions').selectAll().execute(), timeout.rows, tables.rows]);
+      await mess(db);
+      await close();
     }
+    for (const one of seen) expect(one).toEqual(seen[0]);
+    expect((seen[0] as unknown[]).slice(0, 2)).toEqual([['business 200', 'free 3', 'pro 20'], []]);
   });
 
   test('tells a unique violation by its constraint', async () => {

@@ -1,5 +1,5 @@
 import { type Kysely, type Transaction, sql } from 'kysely';
-import { describe, expect, test } from 'vitest';
+import { beforeAll, describe, expect, test } from 'vitest';
 import type { Schema } from '../../src/db/schema.js';
 import { appendEvent, type NewEvent, readEvents } from '../../src/events/outbox.js';
 import { isId, newId } from '../../src/lib/ids.js';
@@ -22,8 +22,12 @@ const append = (db: Kysely<Schema>, userId: string, n = 0) =>
   db.transaction().execute((trx) => appendEvent(trx, userId, event(n)));
 
 describe.each(databaseKinds)('the outbox on %s', (kind) => {
+  let db: Kysely<Schema>;
+  beforeAll(async () => {
+    ({ db } = await testDatabase(kind));
+  });
+
   test('keeps what happened, numbered per user', async () => {
-    const { db } = await testDatabase(kind);
     const [a, b] = [await newUser(db), await newUser(db)];
     expect([await append(db, a, 1), await append(db, b, 2), await append(db, a, 3)]).toEqual([1, 1, 2]);
     const [first, second] = await readEvents(db, a, 0, 10);
@@ -34,7 +38,6 @@ describe.each(databaseKinds)('the outbox on %s', (kind) => {
   });
 
   test('is read from any number on, a page at a time', async () => {
-    const { db } = await testDatabase(kind);
     const user = await newUser(db);
     for (let n = 1; n <= 5; n++) await append(db, user, n);
     const page = async (after: number, limit: number) => (await readEvents(db, user, after, limit)).map(({ seq }) => seq);
@@ -43,7 +46,6 @@ describe.each(databaseKinds)('the outbox on %s', (kind) => {
   });
 
   test('forgets what was rolled back, number and all', async () => {
-    const { db } = await testDatabase(kind);
     const user = await newUser(db);
     const failing = db.transaction().execute(async (trx) => {
       await appendEvent(trx, user, event(1));
@@ -54,7 +56,6 @@ describe.each(databaseKinds)('the outbox on %s', (kind) => {
   });
 
   test('has neither gaps nor late numbers under 50 transactions at once, a third of which fail', async () => {
-    const { db } = await testDatabase(kind);
     const user = await newUser(db);
     const work = async (trx: Transaction<Schema>, n: number) => {
       await sql`select pg_sleep(${(n % 5) / 1000})`.execute(trx);

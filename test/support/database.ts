@@ -11,6 +11,7 @@ import { migrate } from '../../src/db/migrate.js';
 import { type Database, fromPGlite, openDatabase } from '../../src/db/open.js';
 import { createLog } from '../../src/lib/log.js';
 import { clusterUrl } from './cluster.js';
+import { LitePool } from './lite-pool.js';
 
 /** Run a suite on each: `describe.each(databaseKinds)('… on %s', (kind) => …)`. */
 export const databaseKinds = ['pglite', 'postgres'] as const;
@@ -25,16 +26,17 @@ const log = createLog('silent');
 const open = new Set<TestDatabase>();
 afterAll(async () => {
   await Promise.all([...open].map((database) => database.close()));
+  await pool.close();
 });
 
 /** A fresh, migrated database of one's own. `close` destroys it; what a file leaves open is closed after its last test. */
 export async function testDatabase(kind: DatabaseKind): Promise<TestDatabase> {
-  return track(kind === 'pglite' ? await liteFrom(await migratedTemplate()) : await createPostgres('berth_template'));
+  return track(kind === 'pglite' ? await pooledLite() : await createPostgres('berth_template'));
 }
 
 /** The same, without a single table. */
 export async function emptyDatabase(kind: DatabaseKind): Promise<TestDatabase> {
-  return track(kind === 'pglite' ? await liteFrom(await initialTemplate()) : await createPostgres('template0'));
+  return track(kind === 'pglite' ? await emptyLite() : await createPostgres('template0'));
 }
 
 function track(database: TestDatabase): TestDatabase {
@@ -93,9 +95,20 @@ const CACHE = join(ROOT, 'node_modules', '.cache', 'berth');
 let template: Promise<Blob> | undefined;
 let initial: Promise<Blob> | undefined;
 
-async function liteFrom(tar: Blob): Promise<TestDatabase> {
-  const lite = await PGlite.create({ ...PGLITE_OPTIONS, loadDataDir: tar });
-  return { ...fromPGlite(lite, log), url: undefined };
+const pool = new LitePool(async () => liteFrom(await migratedTemplate()));
+
+async function pooledLite(): Promise<TestDatabase> {
+  const lite = await pool.take();
+  return { ...fromPGlite(lite, log, () => pool.giveBack(lite)), url: undefined };
+}
+
+async function emptyLite(): Promise<TestDatabase> {
+  const lite = await liteFrom(await initialTemplate());
+  return { ...fromPGlite(lite, log, () => lite.close()), url: undefined };
+}
+
+function liteFrom(tar: Blob): Promise<PGlite> {
+  return PGlite.create({ ...PGLITE_OPTIONS, loadDataDir: tar });
 }
 
 /** Makes `folder` an empty database folder, in one second where `initdb` takes five. */
@@ -116,8 +129,8 @@ async function makeMigratedTemplate(): Promise<Blob> {
   const names = await readdir(join(ROOT, 'migrations'));
   const sources = ['src/db/migrate.ts', ...names.sort().map((name) => `migrations/${name}`)];
   return cached('migrated', '.tar', sources, async (file) => {
-    const lite = await PGlite.create({ ...PGLITE_OPTIONS, loadDataDir: await initialTemplate() });
-    const database = fromPGlite(lite, log);
+    const lite = await liteFrom(await initialTemplate());
+    const database = fromPGlite(lite, log, () => lite.close());
     await migrate(database.db);
     await writeFile(file, Buffer.from(await (await lite.dumpDataDir('none')).arrayBuffer()));
     await database.close();
