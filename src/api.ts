@@ -23,6 +23,7 @@ import type { HttpMetrics } from './http/metrics.js';
 import { metricsRoutes } from './http/metrics.routes.js';
 import { openApiRoutes } from './http/openapi.js';
 import { createRouter, type Router } from './http/router.js';
+import type { StreamOptions } from './http/sse.js';
 
 export interface ApiParts {
   agents: Agents;
@@ -34,6 +35,8 @@ export interface ApiParts {
   logs: Logs;
   metrics: HttpMetrics;
   publicUrl: string | undefined;
+  /** Of every stream, where it is not to be as usual. */
+  stream?: StreamOptions | undefined;
   tiers: Tiers;
   usage: Usage;
   users: Users;
@@ -52,12 +55,12 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, tiersRoutes(tiers));
   app.route(BASE, agentsRoutes({ agents, publicUrl }));
   app.route(BASE, deploymentsRoutes({ deployments, nameOf: (userId) => users.nameOf(userId) }));
-  app.route(BASE, chatRoutes(chat));
+  app.route(BASE, chatRoutes(chat, parts.stream));
   app.route(BASE, usageRoutes(usage));
-  app.route(BASE, logsRoutes(logs));
+  app.route(BASE, logsRoutes(logs, parts.stream));
   app.route(BASE, healthRoutes({ version }));
 
-  app.route('/', completionsRoutes({ chat, completions }));
+  app.route('/', completionsRoutes({ chat, completions, stream: parts.stream }));
   app.route('/', livenessRoutes());
   app.route('/', readyRoutes({ health }));
   app.route('/', metricsRoutes(metrics));

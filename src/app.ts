@@ -20,11 +20,13 @@ import { usageJob } from './domains/usage/usage.jobs.js';
 import { Users } from './domains/users/users.js';
 import { eraseUsersJob } from './domains/users/users.jobs.js';
 import { Outbox } from './events/outbox.js';
-import { GatewayClient } from './gateway/gateway.js';
+import { GatewayClient, type GatewayClientOptions } from './gateway/gateway.js';
 import { Edge, type EdgeOptions } from './http/edge.js';
 import { HttpMetrics } from './http/metrics.js';
+import type { StreamOptions } from './http/sse.js';
 import type { Log } from './lib/log.js';
 import { Loop } from './lib/loop.js';
+import { EgressProxy } from './link/egress.js';
 import { LinkHost } from './link/host.js';
 import { LlmGateway } from './llm/gateway.js';
 import { createProviders, ProviderRegistry } from './llm/providers.js';
@@ -47,6 +49,9 @@ export interface AppOptions {
   log: Log;
   /** Allowances per address, where they are not to be the usual ones. */
   rates?: EdgeOptions['rates'];
+  /** Keep-alive of streams, and what a gateway may take in a turn, where they are not to be the usual ones. */
+  stream?: StreamOptions;
+  gateway?: GatewayClientOptions['limits'];
   /** Intervals of the reconciler, where they are not to be the usual ones. */
   reconciler?: Pick<ReconcilerOptions, 'passEveryMs' | 'sweepEveryMs' | 'concurrency' | 'clock'>;
 }
@@ -63,7 +68,8 @@ export interface App {
 export function createApp(options: AppOptions): App {
   const { config, secrets, database, vault, installation, runtime, processId, log, version } = options;
   const { db, bus } = database;
-  const providers = createProviders(config, secrets);
+  const stallTimeoutMs = config.providerStallTimeoutMs;
+  const providers = createProviders({ ...config, transport: { firstByteTimeoutMs: stallTimeoutMs, stallTimeoutMs } }, secrets);
   const registry = new ProviderRegistry(providers);
 
   const work = new DeploymentWork({ db, bus, processId });
@@ -76,18 +82,20 @@ export function createApp(options: AppOptions): App {
   const lookAgain = (deploymentId: string) => {
     work.lookAgain([deploymentId]).catch((error: unknown) => log.error({ err: error }, 'a deployment could not be marked'));
   };
+  const egress = new EgressProxy({ policyOf: (identity) => work.networkOf(identity.deploymentId), log });
   const links = new LinkHost({
     dir: config.linkDir,
     processId,
     log,
     handler: llm.handle,
+    egress,
     onUp: ({ deploymentId }) => lookAgain(deploymentId),
     onDown: ({ deploymentId }) => lookAgain(deploymentId),
     onAbuse: ({ identity, reason }) => {
       work.noteAbuse(identity.deploymentId, reason).catch((error: unknown) => log.error({ err: error }, 'abuse could not be noted'));
     },
   });
-  const gateway = new GatewayClient({ links });
+  const gateway = new GatewayClient({ links, ...(options.gateway ? { limits: options.gateway } : {}) });
 
   const deployments = new Deployments({ db, bus, takeUid });
   const checkModel = (model: string) => void registry.resolve(model);
@@ -99,7 +107,7 @@ export function createApp(options: AppOptions): App {
   const health = new Health({ db, runtime });
   const metrics = new HttpMetrics(undefined, { process: true });
 
-  const api = createApi({ agents, chat, completions, deployments, health, keys, logs, metrics, publicUrl: config.publicUrl, tiers, usage, users, version });
+  const api = createApi({ agents, chat, completions, deployments, health, keys, logs, metrics, publicUrl: config.publicUrl, stream: options.stream, tiers, usage, users, version });
   const edge = new Edge(api, {
     authenticator: keys,
     directory: users,
@@ -113,7 +121,7 @@ export function createApp(options: AppOptions): App {
 
   const { orphanGraceMs, agentImage: image } = config;
   const reconciler = new Reconciler({ work, runtime, links, gateway, installationId: installation.id, image, bus, log, orphanGraceMs, ...options.reconciler });
-  const linkSync = new Loop(linkSyncJob({ work, links }), log);
+  const linkSync = new Loop(linkSyncJob({ work, links, onEnded: (instanceId) => egress.forget(instanceId) }), log);
   const erase = new Loop(eraseUsersJob(users), log);
   const loops = [
     linkSync,

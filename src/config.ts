@@ -24,6 +24,8 @@ export interface Config {
   trustedProxies: string[];
   /** How long a chat waits for an agent that is not ready. */
   readyTimeoutMs: number;
+  /** How long a provider may stay silent, before its answer and within it. */
+  providerStallTimeoutMs: number;
   /** How long an instance that Berth does not know, but whose labels say it is ours, is left alone. */
   orphanGraceMs: number;
 }
@@ -84,6 +86,7 @@ export const Environment = z.object({
   CORS_ORIGINS: list.default([]),
   TRUSTED_PROXIES: list.default([]),
   READY_TIMEOUT_MS: integer(1, 600_000).default(60_000),
+  PROVIDER_STALL_TIMEOUT_MS: integer(100, 600_000).default(60_000),
   ORPHAN_GRACE_MS: integer(0, 86_400_000).default(60_000),
   DATABASE_URL: url(['postgres:', 'postgresql:']).optional(),
   ADMIN_API_KEY: z.string().min(32, 'must have at least 32 characters').optional(),
@@ -120,6 +123,7 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       corsOrigins: e.CORS_ORIGINS,
       trustedProxies: e.TRUSTED_PROXIES,
       readyTimeoutMs: e.READY_TIMEOUT_MS,
+      providerStallTimeoutMs: e.PROVIDER_STALL_TIMEOUT_MS,
       orphanGraceMs: e.ORPHAN_GRACE_MS,
     },
     secrets: {

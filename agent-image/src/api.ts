@@ -120,7 +120,8 @@ export class Api {
       const given = request.headers['x-berth-turn'];
       const turnId = typeof given === 'string' && TURN_ID.test(given) ? given : `trn_${randomBytes(13).toString('hex')}`;
       const withTools = request.headers['x-berth-events'] === '1';
-      await this.#turn({ turnId, agent, request: chat, socket: origin.socket }, response, origin, withTools);
+      const allNew = request.headers['x-berth-new'] === 'all';
+      await this.#turn({ turnId, agent, request: chat, socket: origin.socket, allNew }, response, origin, withTools);
     } finally {
       body.release();
     }

@@ -29,6 +29,8 @@ export interface TurnInput {
   request: ChatRequest;
   /** The socket of the Berth process that asked. */
   socket: string | undefined;
+  /** Whether all messages of the request are new to the conversation, and not only the last. */
+  allNew?: boolean;
 }
 
 export interface TurnEnd {
@@ -74,7 +76,7 @@ export class Turns {
 
   async #begin(input: TurnInput, output: TurnOutput, signal: AbortSignal, conversation: Conversation | undefined): Promise<TurnEnd> {
     const { agent, request } = input;
-    const fresh = conversation ? newMessages(request, conversation.pending) : request.messages;
+    const fresh = conversation ? newMessages(input, conversation.pending) : request.messages;
     await agent.workspace.restore();
     const tools = this.#toolsOf(agent);
     const system = systemPrompt({
@@ -104,14 +106,15 @@ export class Turns {
   }
 }
 
-/** With `user`, only the last message is new; where the client owes results of its functions, those. Throws 400 on a stray result. */
-function newMessages(request: ChatRequest, pending: readonly string[]): TurnMessage[] {
+/** With `user`, only the last message is new unless the caller says otherwise; where the client owes results of its functions, those. Throws 400 on a stray result. */
+function newMessages({ request, allNew = false }: TurnInput, pending: readonly string[]): readonly TurnMessage[] {
   const last = request.messages.at(-1) as TurnMessage;
   const results = new Map<string, TurnMessage>();
   for (const message of request.messages) {
     if (message.role === 'tool') results.set((JSON.parse(message.json) as { tool_call_id: string }).tool_call_id, message);
   }
   if (last.role === 'tool' && pending.length === 0) throw invalid('messages: the last one is the result of a call that nobody made');
+  if (allNew && pending.length === 0) return request.messages;
   const owed = pending.map((id) => results.get(id) ?? smallMessage({ role: 'tool', content: '(no result was given)', tool_call_id: id }));
   return last.role === 'user' ? [...owed, last] : owed;
 }

@@ -1,8 +1,8 @@
 import type { Readable } from 'node:stream';
-import { AppError } from '../lib/errors.js';
+import { AppError, NotSent } from '../lib/errors.js';
 import type { LinkHost } from '../link/host.js';
 import type { Link, LinkResponse } from '../link/link.js';
-import { type GatewayEvent, readGatewayStream } from './stream.js';
+import { DEFAULT_STREAM_LIMITS, type GatewayEvent, readGatewayStream, type StreamLimits } from './stream.js';
 
 export type { GatewayEvent } from './stream.js';
 
@@ -11,6 +11,7 @@ export interface GatewayTurn {
   /** The agent's id in the gateway, which is its name. */
   agent: string;
   turnId: string;
+  /** What is new; without `user` all that the agent is to know. */
   messages: unknown[];
   /** Key of the conversation that the gateway keeps; absent: stateless. */
   user?: string | undefined;
@@ -24,12 +25,19 @@ const PING_TIMEOUT_MS = 5_000;
 const TURN_HEADERS_TIMEOUT_MS = 30_000;
 const ANSWER_LIMIT_BYTES = 1024 * 1024;
 
+export interface GatewayClientOptions {
+  links: LinkHost;
+  limits?: Partial<StreamLimits & { headersMs: number }>;
+}
+
 /** Client of the gateways inside instances, each reached over its link. All answers are hostile input: capped, timed, checked. */
 export class GatewayClient {
   readonly #links: LinkHost;
+  readonly #limits: StreamLimits & { headersMs: number };
 
-  constructor({ links }: { links: LinkHost }) {
+  constructor({ links, limits }: GatewayClientOptions) {
     this.#links = links;
+    this.#limits = { ...DEFAULT_STREAM_LIMITS, headersMs: TURN_HEADERS_TIMEOUT_MS, ...limits };
   }
 
   /** Whether this process can reach the instance now. */
@@ -61,7 +69,10 @@ export class GatewayClient {
     return performance.now() - begun;
   }
 
-  /** Begins a turn. Resolves with the stream once the gateway has taken it; aborting `signal` cancels it there. */
+  /**
+   * Begins a turn. Resolves with the stream once the gateway has taken it; aborting `signal` cancels it there. Throws `NotSent` where the
+   * turn has surely not begun and may be asked for again.
+   */
   async turn(instanceId: string, turn: GatewayTurn, signal: AbortSignal): Promise<AsyncGenerator<GatewayEvent>> {
     const body = {
       ...turn.sampling,
@@ -74,18 +85,18 @@ export class GatewayClient {
     const response = await this.#link(instanceId).request({
       method: 'POST',
       path: '/v1/chat/completions',
-      headers: { 'content-type': 'application/json', 'x-berth-turn': turn.turnId, 'x-berth-events': '1' },
+      headers: { 'content-type': 'application/json', 'x-berth-turn': turn.turnId, 'x-berth-events': '1', 'x-berth-new': 'all' },
       body: JSON.stringify(body),
-      timeoutMs: TURN_HEADERS_TIMEOUT_MS,
+      timeoutMs: this.#limits.headersMs,
       signal,
     });
-    if (response.status === 200) return readGatewayStream(response.body);
+    if (response.status === 200) return readGatewayStream(response.body, this.#limits);
     throw await refusal(response);
   }
 
   #link(instanceId: string): Link {
     const link = this.#links.get(instanceId);
-    if (!link) throw new AppError('unavailable', 'the agent is not connected');
+    if (!link) throw new NotSent('the agent is not connected');
     return link;
   }
 }
@@ -95,7 +106,8 @@ async function refusal(response: LinkResponse): Promise<AppError> {
   if (response.status === 400) return new AppError('invalid_request', message);
   if (response.status === 413) return new AppError('payload_too_large', message);
   if (response.status === 429) return new AppError('rate_limited', message, { retryAfterS: 1 });
-  if (response.status === 503) return new AppError('unavailable', message);
+  // Said in place of a stream, so no turn has begun: the gateway stops, or has no config yet.
+  if (response.status === 503) return new NotSent(message);
   return new AppError('upstream_error', `the gateway answered ${response.status}: ${message}`);
 }
 

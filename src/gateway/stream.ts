@@ -15,42 +15,107 @@ export type GatewayEvent =
   | { type: 'tool_result'; result: { id: string; name: string; ok: boolean; preview: string; duration_ms: number } }
   | { type: 'error'; error: { message: string; type: string; code: string | null } };
 
-/** The parts of a `chat.completion.chunk` that Berth reads; others pass through. */
+/** The parts of a `chat.completion.chunk` that Berth reads, checked. An agent gives one choice, the last chunk none. */
 export interface GatewayChunk {
-  choices?: { index?: number; delta?: { role?: string; content?: string | null }; finish_reason?: string | null }[];
-  usage?: TurnUsage | null;
-  [field: string]: unknown;
+  choices: { delta: { role?: string; content?: string }; finish_reason: string | null }[];
+  usage: TurnUsage | undefined;
 }
 
-/** Longest single event: an instance that never ends its line is cut off here. */
-const EVENT_LIMIT_BYTES = 1024 * 1024;
-/** Silence after which a turn is given up: model calls have shorter limits of their own, tools are bounded by the gateway. */
-const SILENCE_LIMIT_MS = 300_000;
+/** What a gateway may take of this process in one turn. Tests shorten them. */
+export interface StreamLimits {
+  /** Longest single event: an instance that never ends its line is cut off here. */
+  eventChars: number;
+  /** Silence after which a turn is given up: model calls have shorter limits of their own, tools are bounded by the gateway. */
+  silenceMs: number;
+  /** Chunks in a row that bring nothing at all. */
+  emptyChunks: number;
+  /** A whole turn, tools included. */
+  turnMs: number;
+  turnBytes: number;
+}
+
+export const DEFAULT_STREAM_LIMITS: StreamLimits = {
+  eventChars: 1024 * 1024,
+  silenceMs: 300_000,
+  emptyChunks: 1_000,
+  turnMs: 3_600_000,
+  turnBytes: 256 * 1024 * 1024,
+};
 
 /**
- * Reads a gateway's SSE until `[DONE]`. Throws `upstream_error` where it ends before, is garbage, or has a line without end, `timeout` after
- * long silence; ending the iteration early resets the stream, which the gateway sees as a disconnect.
+ * Reads a gateway's SSE until `[DONE]`. Throws `upstream_error` where it ends before, is garbage, has a line without end or goes on without
+ * saying anything, `timeout` after long silence and when the turn takes too long; ending the iteration early resets the stream, which
+ * the gateway sees as a disconnect.
  */
-export async function* readGatewayStream(body: Readable): AsyncGenerator<GatewayEvent> {
+export async function* readGatewayStream(body: Readable, limits: StreamLimits = DEFAULT_STREAM_LIMITS): AsyncGenerator<GatewayEvent> {
   const pending: EventSourceMessage[] = [];
-  const parser = createParser({ onEvent: (event) => pending.push(event), maxBufferSize: EVENT_LIMIT_BYTES, onError: () => pending.push(GARBAGE) });
+  const parser = createParser({ onEvent: (event) => pending.push(event), maxBufferSize: limits.eventChars, onError: () => pending.push(GARBAGE) });
   const decoder = new TextDecoder();
-  const silence = setTimeout(() => body.destroy(new AppError('timeout', 'the agent said nothing for too long')), SILENCE_LIMIT_MS);
+  const watch = new Watch(body, limits);
   try {
     for await (const bytes of body as AsyncIterable<Buffer>) {
-      silence.refresh();
+      watch.pause(bytes.length);
       parser.feed(decoder.decode(bytes, { stream: true }));
       for (const event of pending.splice(0)) {
         if (event.data === '[DONE]') return;
         const parsed = parseEvent(event);
-        if (parsed) yield parsed;
+        if (!parsed) continue;
+        watch.note(parsed);
+        yield parsed;
       }
+      watch.resume();
     }
     throw new AppError('upstream_error', 'the agent stopped in the midst of its answer');
   } finally {
-    clearTimeout(silence);
+    watch.end();
     body.destroy();
   }
+}
+
+/** Holds one stream to its limits. Time that the reader takes is not the gateway's silence. */
+class Watch {
+  readonly #limits: StreamLimits;
+  readonly #silence: NodeJS.Timeout;
+  readonly #whole: NodeJS.Timeout;
+  #paused = false;
+  #bytes = 0;
+  #empty = 0;
+
+  constructor(body: Readable, limits: StreamLimits) {
+    this.#limits = limits;
+    const minutes = Math.round(limits.turnMs / 60_000);
+    this.#silence = setTimeout(() => {
+      if (this.#paused) this.#silence.refresh();
+      else body.destroy(new AppError('timeout', `the agent said nothing for ${Math.round(limits.silenceMs / 1000)} s`));
+    }, limits.silenceMs);
+    this.#whole = setTimeout(() => body.destroy(new AppError('timeout', `the turn took longer than ${minutes} minutes`)), limits.turnMs);
+  }
+
+  pause(bytes: number): void {
+    this.#paused = true;
+    this.#bytes += bytes;
+    if (this.#bytes > this.#limits.turnBytes) throw new AppError('upstream_error', `the agent sent more than ${this.#limits.turnBytes} bytes`);
+  }
+
+  resume(): void {
+    this.#paused = false;
+    this.#silence.refresh();
+  }
+
+  note(event: GatewayEvent): void {
+    if (event.type !== 'chunk' || !isEmpty(event.chunk)) this.#empty = 0;
+    else if (++this.#empty > this.#limits.emptyChunks) throw new AppError('upstream_error', 'the agent goes on without saying anything');
+  }
+
+  end(): void {
+    clearTimeout(this.#silence);
+    clearTimeout(this.#whole);
+  }
+}
+
+function isEmpty({ choices, usage }: GatewayChunk): boolean {
+  const choice = choices[0];
+  return !choice?.delta.content && !choice?.finish_reason && !usage;
 }
 
 const GARBAGE: EventSourceMessage = { event: 'garbage', data: '', id: undefined };
@@ -79,16 +144,35 @@ function chunkOrError(value: Record<string, unknown>): GatewayEvent {
   };
 }
 
-function checkedChunk(value: Record<string, unknown>): GatewayChunk {
-  const usage = value.usage as Record<string, unknown> | null | undefined;
-  const chunk = value as GatewayChunk;
-  if (!Array.isArray(chunk.choices)) throw notUnderstood();
-  if (typeof usage === 'object' && usage !== null) {
-    const prompt = count(usage.prompt_tokens);
-    const completion = count(usage.completion_tokens);
-    chunk.usage = { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion };
-  }
-  return chunk;
+function checkedChunk({ choices, usage }: Record<string, unknown>): GatewayChunk {
+  if (!Array.isArray(choices) || choices.length > 1) throw notUnderstood();
+  return { choices: choices.map(checkedChoice), usage: isObject(usage) ? checkedUsage(usage) : undefined };
+}
+
+function checkedChoice(choice: unknown): GatewayChunk['choices'][number] {
+  if (!isObject(choice)) throw notUnderstood();
+  const { delta = {}, finish_reason: finish = null } = choice;
+  if (!isObject(delta) || !(finish === null || typeof finish === 'string')) throw notUnderstood();
+  const { role, content } = delta;
+  if (!isTextOrNothing(role) || !isTextOrNothing(content)) throw notUnderstood();
+  const checked: GatewayChunk['choices'][number] = { delta: {}, finish_reason: finish === null ? null : text(finish, 50) };
+  if (role) checked.delta.role = 'assistant';
+  if (content) checked.delta.content = content;
+  return checked;
+}
+
+function checkedUsage(usage: Record<string, unknown>): TurnUsage {
+  const prompt = count(usage['prompt_tokens']);
+  const completion = count(usage['completion_tokens']);
+  return { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion };
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function isTextOrNothing(value: unknown): value is string | null | undefined {
+  return value === undefined || value === null || typeof value === 'string';
 }
 
 function parseObject(data: string): Record<string, unknown> {
@@ -98,8 +182,8 @@ function parseObject(data: string): Record<string, unknown> {
   } catch (cause) {
     throw notUnderstood(cause);
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw notUnderstood();
-  return value as Record<string, unknown>;
+  if (!isObject(value)) throw notUnderstood();
+  return value;
 }
 
 function notUnderstood(cause?: unknown): AppError {

@@ -46,6 +46,14 @@ export class AppError extends Error {
   }
 }
 
+/** `unavailable`, and the other side has seen nothing of the request: it may be made again without being carried out twice. */
+export class NotSent extends AppError {
+  constructor(message: string, options: { cause?: unknown } = {}) {
+    super('unavailable', message, { ...options, retryAfterS: 1 });
+    this.name = 'NotSent';
+  }
+}
+
 /** The message of anything thrown, for logs and for plain-word failure reasons. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

@@ -1,11 +1,11 @@
 import http2, { type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2';
 import type { Socket } from 'node:net';
-import { AppError, messageOf } from '../lib/errors.js';
+import { AppError, messageOf, NotSent } from '../lib/errors.js';
 import { Bucket } from './bucket.js';
 import { exchange } from './exchange.js';
 import type { LinkLimits } from './limits.js';
 import { type Cost, CostMeter, FRAMING_FACTOR, FREE_PIECES, TINY_BYTES } from './meter.js';
-import { type Link, type LinkIdentity, type LinkRequest, type LinkResponse, NotSent } from './link.js';
+import type { Link, LinkIdentity, LinkRequest, LinkResponse } from './link.js';
 
 export interface ConnectionEvents {
   /** The peer has shown that it speaks HTTP/2. */

@@ -1,7 +1,7 @@
 import http2, { type ClientHttp2Stream, type IncomingHttpHeaders } from 'node:http2';
 import { Readable } from 'node:stream';
-import { AppError } from '../lib/errors.js';
-import { type LinkRequest, type LinkResponse, NotSent } from './link.js';
+import { AppError, NotSent } from '../lib/errors.js';
+import type { LinkRequest, LinkResponse } from './link.js';
 
 /** What a link learns from its exchanges: payload that arrived, and whether its pieces come too fast. */
 export interface ExchangeMeter {

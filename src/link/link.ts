@@ -1,14 +1,5 @@
 import type { Readable } from 'node:stream';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { AppError } from '../lib/errors.js';
-
-/** `unavailable`, and the instance has seen nothing of the request: it may be made again without being carried out twice. */
-export class NotSent extends AppError {
-  constructor(message: string, options: { cause?: unknown } = {}) {
-    super('unavailable', message, { ...options, retryAfterS: 1 });
-    this.name = 'NotSent';
-  }
-}
 
 /** Who is at the other end of a link: what the database says of the instance whose socket was dialled. */
 export interface LinkIdentity {

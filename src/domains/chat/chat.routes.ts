@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi';
 import { json, jsonBody } from '../../http/page.js';
 import { createRouter, route, tenantOf } from '../../http/router.js';
-import { streamEvents } from '../../http/sse.js';
+import { streamEvents, type StreamOptions } from '../../http/sse.js';
 import type { Chat } from './chat.js';
 import { CHAT_BODY_LIMIT_BYTES, ChatAnswer, ChatRequest } from './chat.schema.js';
 import type { RunningTurn } from './turn.js';
@@ -13,7 +13,7 @@ function wishOf(body: ChatRequest) {
   return { messages: body.messages, memory: { kind: 'conversation' as const, id: body.conversation_id } };
 }
 
-export function chatRoutes(chat: Chat) {
+export function chatRoutes(chat: Chat, stream?: StreamOptions) {
   const router = createRouter();
 
   router.openapi(
@@ -30,9 +30,7 @@ export function chatRoutes(chat: Chat) {
     async (c) => {
       const prepared = await chat.prepare(tenantOf(c), c.req.valid('param').agent, wishOf(c.req.valid('json')));
       const turn = await chat.begin(prepared, c.req.raw.signal);
-      for await (const _ of turn.events()) {
-        // The turn gathers its own reply.
-      }
+      await turn.finish();
       return c.json(answerOf(turn), 200);
     },
   );
@@ -64,7 +62,7 @@ export function chatRoutes(chat: Chat) {
           if (sent) await sent;
         }
         await sink.send({ event: 'done', data: answerOf(turn) });
-      });
+      }, stream);
     },
   );
 
@@ -77,8 +75,8 @@ type Event = ReturnType<RunningTurn['events']> extends AsyncGenerator<infer E> ?
 function sendEvent(sink: Sink, event: Event): Promise<void> | undefined {
   if (event.type === 'tool_call') return sink.send({ event: 'tool_call', data: event.call });
   if (event.type === 'tool_result') return sink.send({ event: 'tool_result', data: event.result });
-  const delta = event.chunk.choices?.[0]?.delta?.content;
-  return typeof delta === 'string' && delta !== '' ? sink.send({ event: 'text', data: { delta } }) : undefined;
+  const delta = event.chunk.choices[0]?.delta.content;
+  return delta ? sink.send({ event: 'text', data: { delta } }) : undefined;
 }
 
 function answerOf(turn: RunningTurn): ChatAnswer {

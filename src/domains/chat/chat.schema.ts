@@ -17,7 +17,7 @@ const Messages = z
   .array(Message)
   .min(1, 'must hold at least one message')
   .max(2_000, 'must hold at most 2000 messages')
-  .refine((messages) => messages.at(-1)?.role !== 'assistant', 'must not end with a message of the assistant');
+  .refine((messages) => messages.findLast(({ role }) => role === 'user' || role === 'assistant')?.role === 'user', 'must end with a message of the user');
 
 export const ChatRequest = z
   .strictObject({

@@ -1,14 +1,17 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import type { Bus } from '../../events/bus.js';
 import { News } from '../../events/news.js';
-import type { GatewayClient } from '../../gateway/gateway.js';
-import { AppError } from '../../lib/errors.js';
+import type { GatewayClient, GatewayEvent } from '../../gateway/gateway.js';
+import { AppError, NotSent } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
+import { joinSignals } from '../../lib/joined-signal.js';
 import type { Log } from '../../lib/log.js';
 import type { AgentRoute, Agents } from '../agents/agents.js';
 import * as store from './chat.store.js';
-import { RunningTurn } from './turn.js';
+import { RunningTurn, type TurnEnd } from './turn.js';
+import { withRetryAfter } from './turn-error.js';
 
 export interface ChatOptions {
   db: Kysely<Schema>;
@@ -39,6 +42,15 @@ export interface PreparedTurn {
   wish: TurnWish;
 }
 
+type OnWaiting = (reason: string | null) => Promise<void> | undefined;
+
+/** How long a turn may wait for its agent, and who is to hear that it does. */
+interface Wait {
+  deadline: number;
+  signal: AbortSignal;
+  onWaiting: OnWaiting | undefined;
+}
+
 /** How often a waiting turn looks without having been told of a change. */
 const READY_POLL_MS = 250;
 
@@ -61,23 +73,32 @@ export class Chat {
 
   /**
    * Waits for the agent where it is not ready (`onWaiting` is told once), at most `readyTimeoutMs`, then `unavailable`; writes the journal and
-   * asks the gateway. Aborting `signal` cancels the turn all the way to the provider, now and while it runs.
+   * asks the gateway. A turn that the gateway has surely not begun, as where its link had just closed, is asked for again in that time; one
+   * that may have begun never is. Aborting `signal` cancels the turn all the way to the provider, now and while it runs.
    */
-  async begin(prepared: PreparedTurn, signal: AbortSignal, onWaiting?: (reason: string | null) => Promise<void> | undefined): Promise<RunningTurn> {
-    const instanceId = await this.#reach(prepared, signal, onWaiting);
+  async begin(prepared: PreparedTurn, signal: AbortSignal, onWaiting?: OnWaiting): Promise<RunningTurn> {
+    const wait: Wait = { deadline: performance.now() + this.#options.readyTimeoutMs, signal, onWaiting };
+    let instanceId = await this.#reach(prepared, wait);
     const opened = this.#openJournal(prepared);
-    const { gateway, log } = this.#options;
-    const settle: ConstructorParameters<typeof RunningTurn>[0]['settle'] = (end) => store.settleTurn(this.#db, prepared.userId, prepared.turnId, end);
+    // A turn without a row in the journal must not go on: the signal that the gateway gets is one that can say so.
+    const cancel = new AbortController();
+    const joined = joinSignals(signal, cancel.signal);
+    const settle = (end: TurnEnd) => {
+      joined.release();
+      return store.settleTurn(this.#db, prepared.userId, prepared.turnId, end);
+    };
     try {
-      const { agent, turnId, conversationId, wish } = prepared;
-      const user = conversationId ?? undefined;
-      // The journal's row and the gateway's first word come at the same time; nothing is relayed before both are there.
-      const [events] = await Promise.all([gateway.turn(instanceId, { agent, turnId, messages: wish.messages, user, sampling: wish.sampling ?? {} }, signal), opened]);
-      return new RunningTurn({ prepared, events, settle, signal, log });
+      for (;;) {
+        // The journal's row and the gateway's first word come at the same time; nothing is relayed before both are there.
+        const [events] = await Promise.all([this.#ask(instanceId, prepared, joined.signal).catch(ifNotSent), opened]);
+        if (!(events instanceof NotSent)) return new RunningTurn({ prepared, events, settle, signal, log: this.#options.log });
+        instanceId = await this.#reachAgain(prepared, wait, events);
+      }
     } catch (error) {
+      cancel.abort(error);
       const status = signal.aborted ? 'cancelled' : 'failed';
       await opened.then(() => settle({ status, reply: '', error: error instanceof AppError ? error.message : 'internal error', usage: undefined }));
-      throw error;
+      throw error instanceof AppError ? withRetryAfter(error) : error;
     }
   }
 
@@ -108,36 +129,56 @@ export class Chat {
     return store.insertTurn(this.#db, userId, turn);
   }
 
-  async #reach(prepared: PreparedTurn, signal: AbortSignal, onWaiting?: (reason: string | null) => Promise<void> | undefined): Promise<string> {
-    const now = this.#reachable(prepared.route);
-    if (now !== undefined) return now;
-    const news = new News(this.#options.bus, (id) => id === prepared.route.deploymentId, signal);
+  #ask(instanceId: string, prepared: PreparedTurn, signal: AbortSignal): Promise<AsyncGenerator<GatewayEvent>> {
+    const { agent, turnId, conversationId, wish } = prepared;
+    const turn = { agent, turnId, messages: wish.messages, user: conversationId ?? undefined, sampling: wish.sampling ?? {} };
+    return this.#options.gateway.turn(instanceId, turn, signal);
+  }
+
+  async #reach(prepared: PreparedTurn, wait: Wait): Promise<string> {
+    return this.#reachable(prepared.route) ?? (await this.#await(prepared, wait));
+  }
+
+  /** After a refusal: looks at where the agent is by now, but not at once, since what refused may still look alive. */
+  async #reachAgain(prepared: PreparedTurn, wait: Wait, refusal: NotSent): Promise<string> {
+    if (performance.now() + READY_POLL_MS > wait.deadline) throw refusal;
+    await sleep(READY_POLL_MS, undefined, { signal: wait.signal }).catch(() => wait.signal.throwIfAborted());
+    return this.#await(prepared, wait);
+  }
+
+  async #await(prepared: PreparedTurn, wait: Wait): Promise<string> {
+    const news = new News(this.#options.bus, (id) => id === prepared.route.deploymentId, wait.signal);
     try {
-      await onWaiting?.(prepared.route.reason);
-      return await this.#wait(prepared, news, signal);
+      return await this.#untilReady(prepared, wait, news);
     } finally {
       news.end();
     }
   }
 
-  async #wait(prepared: PreparedTurn, news: News, signal: AbortSignal): Promise<string> {
+  async #untilReady(prepared: PreparedTurn, wait: Wait, news: News): Promise<string> {
     const { readyTimeoutMs, agents } = this.#options;
-    const deadline = performance.now() + readyTimeoutMs;
     for (;;) {
       const route = await agents.route(prepared.userId, prepared.route.agentId);
       const instanceId = this.#reachable(route);
       if (instanceId !== undefined) return instanceId;
-      const leftMs = deadline - performance.now();
+      await wait.onWaiting?.(route.reason);
+      wait.onWaiting = undefined;
+      const leftMs = wait.deadline - performance.now();
       if (leftMs <= 0) {
         const why = route.reason === null ? '' : `: ${route.reason}`;
         throw new AppError('unavailable', `the agent is not ready after ${readyTimeoutMs / 1000} s${why}`, { retryAfterS: 5 });
       }
       await news.wait(Math.min(READY_POLL_MS, leftMs));
-      signal.throwIfAborted();
+      wait.signal.throwIfAborted();
     }
   }
 
   #reachable(route: AgentRoute): string | undefined {
     return route.instanceId !== undefined && this.#options.gateway.reaches(route.instanceId) ? route.instanceId : undefined;
   }
+}
+
+function ifNotSent(error: unknown): NotSent {
+  if (error instanceof NotSent) return error;
+  throw error;
 }

@@ -2,7 +2,7 @@ import { z } from '@hono/zod-openapi';
 import { openAiErrorAnswer } from '../../http/errors.js';
 import { json, jsonBody } from '../../http/page.js';
 import { callerOf, createRouter, route } from '../../http/router.js';
-import { streamText } from '../../http/sse.js';
+import { type StreamOptions, streamText } from '../../http/sse.js';
 import type { Chat } from './chat.js';
 import { CHAT_BODY_LIMIT_BYTES, CompletionAnswer, CompletionRequest, Model } from './chat.schema.js';
 import { chunkFor, completionOf, type Completions } from './completions.js';
@@ -10,7 +10,7 @@ import { chunkFor, completionOf, type Completions } from './completions.js';
 const tags = ['OpenAI-compatible'];
 
 /** Mounted at the root: OpenAI clients append these paths to their base URL. */
-export function completionsRoutes({ chat, completions }: { chat: Chat; completions: Completions }) {
+export function completionsRoutes({ chat, completions, stream }: { chat: Chat; completions: Completions; stream?: StreamOptions | undefined }) {
   const router = createRouter();
 
   router.openapi(
@@ -59,9 +59,7 @@ export function completionsRoutes({ chat, completions }: { chat: Chat; completio
       const prepared = await completions.prepare(callerOf(c), request);
       const turn = await chat.begin(prepared, c.req.raw.signal);
       if (request.stream !== true) {
-        for await (const _ of turn.events()) {
-          // The turn gathers its own reply.
-        }
+        await turn.finish();
         return c.json(completionOf(turn, request.model, Date.now()), 200);
       }
       const created = Math.floor(Date.now() / 1000);
@@ -76,7 +74,7 @@ export function completionsRoutes({ chat, completions }: { chat: Chat; completio
           }
           await out.write('data: [DONE]\n\n');
         },
-        { failure: (error) => `data: ${JSON.stringify(openAiErrorAnswer(error))}\n\ndata: [DONE]\n\n` },
+        { ...stream, failure: (error) => `data: ${JSON.stringify(openAiErrorAnswer(error))}\n\ndata: [DONE]\n\n` },
       );
     },
   );

@@ -66,11 +66,15 @@ export class Completions {
   }
 }
 
-/** With `user`, only the last message is new: the agent keeps the conversation. Without it all of the history is sent and nothing kept. */
+/**
+ * With `user`, only the last message is new, since the agent keeps the conversation; what the client sets it to as a system is no part
+ * of that and goes along each time. Without it all of the history is sent and nothing kept.
+ */
 function wishOf(request: CompletionRequest): TurnWish {
   const sampling = Object.fromEntries(SAMPLING.filter((field) => request[field] !== undefined && request[field] !== null).map((field) => [field, request[field]]));
   if (request.user === undefined || request.user === '') return { messages: request.messages, memory: { kind: 'none' }, sampling };
-  return { messages: request.messages.slice(-1), memory: { kind: 'external', user: request.user }, sampling };
+  const system = request.messages.slice(0, -1).filter((message) => message.role === 'system' || message.role === 'developer');
+  return { messages: [...system, ...request.messages.slice(-1)], memory: { kind: 'external', user: request.user }, sampling };
 }
 
 function model(id: string, created: Date, ownedBy: string): Model {
@@ -91,9 +95,16 @@ export function completionOf(turn: RunningTurn, modelName: string, nowMs: number
 }
 
 /** The gateway's chunk as the client must see it: our id, the model that was asked for, and usage only where asked for. */
-export function chunkFor(chunk: GatewayChunk, turn: RunningTurn, modelName: string, created: number, includeUsage: boolean): string | undefined {
-  const choices = chunk.choices ?? [];
-  if (choices.length === 0 && !includeUsage) return undefined;
-  const usage = includeUsage ? { usage: chunk.usage ?? null } : {};
-  return JSON.stringify({ id: `chatcmpl-${turn.turnId}`, object: 'chat.completion.chunk', created, model: modelName, choices, ...usage });
+export function chunkFor({ choices, usage }: GatewayChunk, turn: RunningTurn, modelName: string, created: number, includeUsage: boolean): string | undefined {
+  const [choice] = choices;
+  if (!choice && !(includeUsage && usage)) return undefined;
+  const delta = choice?.delta.role === undefined ? choice?.delta : { ...choice.delta, content: choice.delta.content ?? '', refusal: null };
+  return JSON.stringify({
+    id: `chatcmpl-${turn.turnId}`,
+    object: 'chat.completion.chunk',
+    created,
+    model: modelName,
+    choices: choice ? [{ index: 0, delta, logprobs: null, finish_reason: choice.finish_reason }] : [],
+    ...(includeUsage ? { usage: choice ? null : usage } : {}),
+  });
 }

@@ -1,10 +1,10 @@
 import { z } from '@hono/zod-openapi';
 import { createRouter, route, tenantOf } from '../../http/router.js';
-import { streamEvents } from '../../http/sse.js';
+import { streamEvents, type StreamOptions } from '../../http/sse.js';
 import type { Logs } from './logs.js';
 import { LogLine, LogsQuery, sinceMs } from './logs.schema.js';
 
-export function logsRoutes(logs: Logs) {
+export function logsRoutes(logs: Logs, streamOptions?: StreamOptions) {
   const router = createRouter();
 
   router.openapi(
@@ -31,7 +31,7 @@ export function logsRoutes(logs: Logs) {
       const wish = { tail: tail ?? 100, sinceMs: since === undefined ? undefined : sinceMs(since), agent, stream };
       const userId = tenantOf(c);
       if (follow === 'true') {
-        return streamEvents(c, (sink) => logs.follow(userId, wish, sink.signal, (line) => sink.send({ event: 'log', data: line })));
+        return streamEvents(c, (sink) => logs.follow(userId, wish, sink.signal, (line) => sink.send({ event: 'log', data: line })), streamOptions);
       }
       const lines = await logs.read(userId, wish, c.req.raw.signal);
       if (format === 'text') return c.text(lines.map(textOf).join(''), 200);

@@ -1,0 +1,28 @@
+import { AppError, type ErrorCode } from '../../lib/errors.js';
+
+/** Codes of errors that a gateway reports in its stream: those of the LLM gateway, passed on, and its own. */
+const CODES: Record<string, ErrorCode> = {
+  insufficient_quota: 'limit_exceeded',
+  provider_rate_limited: 'rate_limited',
+  rate_limited: 'rate_limited',
+  provider_bad_request: 'invalid_request',
+  provider_stalled: 'timeout',
+  stalled: 'timeout',
+  timeout: 'timeout',
+  unavailable: 'unavailable',
+  unreachable: 'unavailable',
+  stopping: 'unavailable',
+};
+const RETRY_AFTER_S = 5;
+
+/** What a gateway says of a turn that failed, as the caller gets it. */
+export function reportedError({ message, code }: { message: string; code: string | null }): AppError {
+  const known = code === null ? undefined : CODES[code];
+  return withRetryAfter(new AppError(known ?? 'upstream_error', message || 'the agent failed'));
+}
+
+/** The error itself; where it is one that passes, with a time after which trying again makes sense. */
+export function withRetryAfter(error: AppError): AppError {
+  if (error.retryAfterS !== undefined || (error.code !== 'unavailable' && error.code !== 'rate_limited')) return error;
+  return new AppError(error.code, error.message, { cause: error.cause, retryAfterS: RETRY_AFTER_S });
+}
