@@ -46,7 +46,8 @@ function isOwn(caller: Exclude<Caller, { kind: 'admin' }>, user: string): boolea
 }
 
 function checkAgentKey(claim: Claim, caller: Extract<Caller, { kind: 'agent' }>): void {
-  if (claim.access === 'user') throw new AppError('forbidden', "this needs the user's key; an agent key opens its own agent only");
+  if (claim.access === 'user')
+    throw new AppError('forbidden', "this needs the user's key; an agent key opens its own agent only");
   if (claim.access !== 'agent') return;
   if (claim.agent !== caller.agentId && claim.agent !== caller.agentName) throw new AppError('not_found', 'agent not found');
 }

@@ -138,7 +138,8 @@ function visit(value: unknown, path: string, found: FieldError[]): void {
     else if (LONE_SURROGATE.test(value)) found.push({ path: path || 'body', message: 'must be well-formed Unicode' });
   } else if (typeof value === 'object' && value !== null) {
     for (const [name, inner] of Object.entries(value)) {
-      if (name.includes('\0') || LONE_SURROGATE.test(name)) found.push({ path: path || 'body', message: 'has a field name that is not text' });
+      if (name.includes('\0') || LONE_SURROGATE.test(name))
+        found.push({ path: path || 'body', message: 'has a field name that is not text' });
       else visit(inner, path === '' ? name.slice(0, 64) : `${path}.${name.slice(0, 64)}`, found);
     }
   }

@@ -46,7 +46,14 @@ export function docsRoutes(): Router {
   const { folder, version } = swaggerUi();
   const serve = (path: string, type: string, content: () => Promise<string | Buffer> | string) =>
     router.openapi(
-      route({ method: 'get', path, access: 'public', hide: true, summary: 'Browsable documentation', responses: { 200: { description: 'A page, or a part of it.' } } }),
+      route({
+        method: 'get',
+        path,
+        access: 'public',
+        hide: true,
+        summary: 'Browsable documentation',
+        responses: { 200: { description: 'A page, or a part of it.' } },
+      }),
       (c) => answer(c, type, `"${version}"`, content),
     );
   serve('/docs', 'text/html; charset=utf-8', () => PAGE);

@@ -102,7 +102,11 @@ export class Edge {
   readonly refuse = (thrown: unknown): Response => {
     const isRefusal = thrown instanceof Error && thrown.name === 'RequestError';
     if (!isRefusal) this.#services.log.error({ err: thrown }, 'a request failed outside its handler');
-    return errorResponse(new AppError(isRefusal ? 'invalid_request' : 'internal', isRefusal ? 'malformed request' : 'internal server error'), newId('req'), false);
+    return errorResponse(
+      new AppError(isRefusal ? 'invalid_request' : 'internal', isRefusal ? 'malformed request' : 'internal server error'),
+      newId('req'),
+      false,
+    );
   };
 
   #route(method: string, path: string): string {
@@ -142,7 +146,10 @@ export class Edge {
     state.setHeader('Vary', 'Origin');
     if (origin === undefined || !(this.#corsOrigins.has(origin) || this.#corsOrigins.has('*'))) return;
     state.setHeader('Access-Control-Allow-Origin', origin);
-    state.setHeader('Access-Control-Expose-Headers', 'X-Request-Id, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Idempotency-Replayed');
+    state.setHeader(
+      'Access-Control-Expose-Headers',
+      'X-Request-Id, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Idempotency-Replayed',
+    );
     state.setHeader('Cross-Origin-Resource-Policy', 'cross-origin');
   }
 
@@ -153,7 +160,8 @@ export class Edge {
     const headers: Record<string, string> = { Allow: [...allow, 'OPTIONS'].join(', ') };
     if (this.#corsOrigins.size > 0 && request.headers.get('access-control-request-method') !== null) {
       headers['Access-Control-Allow-Methods'] = allow.join(', ');
-      headers['Access-Control-Allow-Headers'] = 'Authorization, X-API-Key, X-Workspace-ID, X-Request-Id, Content-Type, Idempotency-Key, If-Match, Last-Event-ID';
+      headers['Access-Control-Allow-Headers'] =
+        'Authorization, X-API-Key, X-Workspace-ID, X-Request-Id, Content-Type, Idempotency-Key, If-Match, Last-Event-ID';
       headers['Access-Control-Max-Age'] = '600';
     }
     state.route = 'options';
@@ -165,8 +173,15 @@ export class Edge {
     const gone = state.streamed ? state.streamed.broken : (outgoing?.destroyed ?? false);
     const status = gone ? CLIENT_GONE : (state.streamed?.status ?? response.status);
     this.#metrics?.ended(state.route, method, status, ms / 1000);
-    const line = { method, route: state.route, status, ms: Math.round(ms * 100) / 100, request_id: state.requestId, key_id: state.caller?.keyId };
-    if (state.error && !gone) this.#logError(state.error, line, state.ip);
+    const line = {
+      method,
+      route: state.route,
+      status,
+      ms: Math.round(ms * 100) / 100,
+      request_id: state.requestId,
+      key_id: state.caller?.keyId,
+    };
+    if (state.error && !(gone && isOfAbort(state.error))) this.#logError(state.error, line, state.ip);
     else if (state.quiet) this.#lines.debug(line, 'request');
     else this.#lines.info(line, 'request');
   }
@@ -178,6 +193,11 @@ export class Edge {
     else if (error.cause !== undefined) log.warn({ ...said, err: error.cause }, error.message);
     else this.#lines.info(error.code === 'unauthorized' || error.code === 'rate_limited' ? { ...said, ip } : said, 'request');
   }
+}
+
+/** Whether an error may well be there because the client went: an abort passed on, or a refusal nobody will read. */
+function isOfAbort({ code, cause }: AppError): boolean {
+  return code !== 'internal' || (cause instanceof Error && ['AbortError', 'ClientGone'].includes(cause.name));
 }
 
 /** The request target as it was sent, where there is one. */

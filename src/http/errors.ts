@@ -46,10 +46,6 @@ export interface OpenAiErrorAnswer {
   error: { message: string; type: string; code: string; param: string | null };
 }
 
-export function statusOf(code: ErrorCode): number {
-  return STATUS[code];
-}
-
 /**
  * Whatever was thrown, as the error that the client gets. Only an `AppError` speaks to clients; anything else is `internal`. The
  * message of an AppError is shown, also with 502, 503 and 504 (an agent that is not ready, an engine that does not answer): whoever

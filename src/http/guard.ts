@@ -33,7 +33,8 @@ export function guard(rule: GuardRule): MiddlewareHandler<Env> {
     checkText(c, state);
     await admit(c, state, rule);
     const wantsOnce = c.req.method === 'POST' && state.caller !== undefined && headerOf(c, 'idempotency-key') !== undefined;
-    const bytes = rule.body.mediaTypes.length > 0 || wantsOnce ? await readBody(c, rule.body, state.services.bodyLimitBytes) : undefined;
+    const bytes =
+      rule.body.mediaTypes.length > 0 || wantsOnce ? await readBody(c, rule.body, state.services.bodyLimitBytes) : undefined;
     state.refused = false;
     if (wantsOnce) return answerOnce(c, bytes, next);
     return next();
@@ -53,7 +54,13 @@ async function admit(c: Context<Env>, state: RequestState, rule: GuardRule): Pro
   const allowance = await services.rateLimits.ofCaller(caller);
   if (allowance) count(state, allowance);
   const params = c.req.param() as Record<string, string>;
-  const claim = { access: rule.access, caller, user: params['user'], agent: params['agent'], workspace: headerOf(c, 'x-workspace-id') };
+  const claim = {
+    access: rule.access,
+    caller,
+    user: params['user'],
+    agent: params['agent'],
+    workspace: headerOf(c, 'x-workspace-id'),
+  };
   state.tenantId = await authorize(claim, services.directory);
 }
 
@@ -64,7 +71,7 @@ async function callerFrom(c: Context<Env>, state: RequestState) {
     count(state, await rateLimits.ofAddress(state.ip));
     throw new AppError('unauthorized', 'no API key: send X-API-Key or Authorization: Bearer');
   }
-  if (await rateLimits.isBarred(state.ip)) count(state, await rateLimits.ofFailure(state.ip));
+  if (rateLimits.hasFailures && (await rateLimits.isBarred(state.ip))) count(state, await rateLimits.ofFailure(state.ip));
   const caller = await authenticate(authenticator, key);
   if (caller) return caller;
   count(state, await rateLimits.ofFailure(state.ip));

@@ -82,11 +82,16 @@ function entryOf(c: Context<Env>, caller: Caller, body: Buffer | undefined): Ide
 }
 
 function replay(begun: Exclude<Begun, 'new'>): Response {
-  if (begun.status === 'running') throw new AppError('conflict', 'the request with this Idempotency-Key is still running', { retryAfterS: 1 });
+  if (begun.status === 'running')
+    throw new AppError('conflict', 'the request with this Idempotency-Key is still running', { retryAfterS: 1 });
   if (begun.status === 'mismatch') throw new AppError('unprocessable', 'this Idempotency-Key was used with another request body');
-  if (!begun.answer) throw new AppError('conflict', 'the request with this Idempotency-Key was carried out; its answer was too large to keep');
+  if (!begun.answer)
+    throw new AppError('conflict', 'the request with this Idempotency-Key was carried out; its answer was too large to keep');
   const { status, headers, body } = begun.answer;
-  return new Response(status === 204 ? null : new Uint8Array(body), { status, headers: { ...headers, 'Idempotency-Replayed': 'true' } });
+  return new Response(status === 204 ? null : new Uint8Array(body), {
+    status,
+    headers: { ...headers, 'Idempotency-Replayed': 'true' },
+  });
 }
 
 /** Keeps what was carried out. Refused requests (400, 408, 429) and failures (5xx) may be tried again with the same key. */
@@ -108,11 +113,17 @@ async function answerIn(c: Context<Env>, copy: Copy): Promise<KeptAnswer | undef
   const all = Object.fromEntries(headers);
   c.res = undefined;
   c.res = new Response(bytes.length > 0 ? bytes : null, { status, headers: all });
-  return copy.answer(status, Object.fromEntries(KEPT_HEADERS.flatMap((name) => (all[name] === undefined ? [] : [[name, all[name]]]))));
+  return copy.answer(
+    status,
+    Object.fromEntries(KEPT_HEADERS.flatMap((name) => (all[name] === undefined ? [] : [[name, all[name]]]))),
+  );
 }
 
 function warn(c: Context<Env>, what: string, error: unknown): void {
-  c.env.berth.services.log.error({ request_id: c.env.berth.requestId, err: error }, `idempotency: could not ${what}: ${messageOf(error)}`);
+  c.env.berth.services.log.error(
+    { request_id: c.env.berth.requestId, err: error },
+    `idempotency: could not ${what}: ${messageOf(error)}`,
+  );
 }
 
 /** What went to the client, up to a cap. */

@@ -22,7 +22,9 @@ export function metricsRoutes(metrics: HttpMetrics): Router {
     }),
     async (c) => {
       if (!isLocal(c)) await needAdmin(c);
-      return new Response(await metrics.registry.metrics(), { headers: { 'Content-Type': metrics.registry.contentType } }) as never;
+      return new Response(await metrics.registry.metrics(), {
+        headers: { 'Content-Type': metrics.registry.contentType },
+      }) as never;
     },
   );
   return router;

@@ -18,7 +18,11 @@ export class HttpMetrics {
       buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60],
       registers: [registry],
     });
-    this.#inFlight = new Gauge({ name: 'http_requests_in_flight', help: 'Requests being answered, streams included.', registers: [registry] });
+    this.#inFlight = new Gauge({
+      name: 'http_requests_in_flight',
+      help: 'Requests being answered, streams included.',
+      registers: [registry],
+    });
   }
 
   began(): void {

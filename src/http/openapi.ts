@@ -11,7 +11,9 @@ export type ApiInfo = { title: string; version: string; description?: string };
 /** OpenAPI 3.1 of all routes of the app. Throws where two operations would have one id. */
 export function openApiDocument(app: Router, info: ApiInfo): Document {
   const document = (app as unknown as OpenAPIHono<Env>).getOpenAPI31Document({ openapi: '3.1.0', info, servers: [{ url: '/' }] });
-  const paths = Object.fromEntries(Object.entries(document.paths ?? {}).map(([path, item]) => [path.replaceAll(/(?<=\})\{[^}]*\}/g, ''), item]));
+  const paths = Object.fromEntries(
+    Object.entries(document.paths ?? {}).map(([path, item]) => [path.replaceAll(/(?<=\})\{[^}]*\}/g, ''), item]),
+  );
   const securitySchemes = {
     apiKey: { type: 'apiKey' as const, in: 'header' as const, name: 'X-API-Key' },
     bearer: { type: 'http' as const, scheme: 'bearer' },
@@ -36,7 +38,9 @@ export function openApiRoutes(app: Router, info: ApiInfo): Router {
       access: 'public',
       tags: ['System'],
       summary: 'This description of the API',
-      responses: { 200: { description: 'OpenAPI 3.1.', content: { 'application/json': { schema: z.looseObject({ openapi: z.string() }) } } } },
+      responses: {
+        200: { description: 'OpenAPI 3.1.', content: { 'application/json': { schema: z.looseObject({ openapi: z.string() }) } } },
+      },
     }),
     (c) => {
       made ??= make();

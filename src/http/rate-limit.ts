@@ -67,6 +67,11 @@ export class RateLimits {
   async isBarred(ip: string): Promise<boolean> {
     return (await this.#failures.count(networkOf(ip))) > this.#failuresPerAddress * 10;
   }
+
+  /** Whether `isBarred` is worth asking: nearly always nobody has failed of late. */
+  get hasFailures(): boolean {
+    return this.#failures.alive > 0;
+  }
 }
 
 export function tooManyRequests(allowance: Allowance): AppError {
@@ -80,9 +85,10 @@ export function tooManyRequests(allowance: Allowance): AppError {
 class Counter {
   readonly #limiter = new RateLimiterMemory({ points: Number.MAX_SAFE_INTEGER, duration: WINDOW_S });
   readonly #capacity: number;
+  /** Keys that count now, as of the last call. */
+  alive = 0;
   /** Keys first seen in each of the last WINDOW_S + 1 seconds. */
   readonly #firstSeen = new Uint32Array(WINDOW_S + 1);
-  #alive = 0;
   #second = nowS();
 
   constructor(capacity: number) {
@@ -91,18 +97,24 @@ class Counter {
 
   async take(key: string, limit: number): Promise<Allowance> {
     this.#forgetExpired();
-    const crowded = this.#alive >= this.#capacity && (await this.#limiter.get(key)) === null;
+    const crowded = this.alive >= this.#capacity && (await this.#limiter.get(key)) === null;
     const result = await this.#limiter.consume(crowded ? `shared:${bucketOf(key)}` : key);
     if (result.isFirstInDuration) {
       const slot = this.#second % this.#firstSeen.length;
       this.#firstSeen[slot] = (this.#firstSeen[slot] ?? 0) + 1;
-      this.#alive += 1;
+      this.alive += 1;
     }
     const used = result.consumedPoints;
-    return { allowed: used <= limit, limit, remaining: Math.max(0, limit - used), resetS: Math.max(1, Math.ceil(result.msBeforeNext / 1000)) };
+    return {
+      allowed: used <= limit,
+      limit,
+      remaining: Math.max(0, limit - used),
+      resetS: Math.max(1, Math.ceil(result.msBeforeNext / 1000)),
+    };
   }
 
   async count(key: string): Promise<number> {
+    this.#forgetExpired();
     return (await this.#limiter.get(key))?.consumedPoints ?? 0;
   }
 
@@ -111,7 +123,7 @@ class Counter {
     const slots = this.#firstSeen.length;
     for (let passed = Math.min(now - this.#second, slots); passed > 0; passed--) {
       const slot = (now - passed + 1) % slots;
-      this.#alive -= this.#firstSeen[slot] ?? 0;
+      this.alive -= this.#firstSeen[slot] ?? 0;
       this.#firstSeen[slot] = 0;
     }
     this.#second = now;

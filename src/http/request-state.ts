@@ -54,7 +54,9 @@ export class RequestState {
   /** The edge refused the request before its handler ran. */
   refused = false;
   /** Set when the answer was written as a stream, past Hono: its Response is a stand-in then. */
-  streamed: { status: number; headers: Record<string, string>; /** The client left before its end. */ broken: boolean } | undefined;
+  streamed:
+    | { status: number; headers: Record<string, string>; /** The client left before its end. */ broken: boolean }
+    | undefined;
   /** Why the request failed, for the log. */
   error: AppError | undefined;
   readonly #outgoing: ServerResponse | undefined;

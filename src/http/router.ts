@@ -29,6 +29,8 @@ export type RouteSpec<P extends string> = Omit<RouteConfig, 'path' | 'middleware
 export interface Router {
   openapi<R extends RouteConfig & Guarded>(route: R, handler: RouteHandler<R, Env>): Router;
   route(path: string, router: Router): Router;
+  /** Every handler there is, middlewares included. */
+  readonly routes: readonly { method: string; path: string }[];
 }
 
 export function createRouter(): Router {
@@ -82,12 +84,13 @@ export function route<P extends string, R extends RouteSpec<P>>(spec: R): R & Gu
     responses: { ...errorResponses(spec), ...operation.responses },
     middleware: [guard(rule)],
   };
-  return createRoute(config as never) as unknown as R & Guarded;
+  return createRoute(config as never);
 }
 
 function checkSpec(spec: RouteSpec<string>): void {
   const where = `${spec.method.toUpperCase()} ${spec.path}`;
-  if (spec.access === 'user' && !spec.path.includes('{user}')) throw new Error(`${where}: access "user" needs {user} in the path`);
+  if (spec.access === 'user' && !spec.path.includes('{user}'))
+    throw new Error(`${where}: access "user" needs {user} in the path`);
   if (spec.access === 'agent' && !(spec.path.includes('{user}') && spec.path.includes('{agent}'))) {
     throw new Error(`${where}: access "agent" needs {user} and {agent} in the path`);
   }
@@ -103,9 +106,7 @@ function operationIdOf(method: string, path: string): string {
       const param = /^\{(\w+)\}/.exec(part)?.[1];
       return param ? `by-${param}` : part;
     });
-  return [method, ...words]
-    .join('-')
-    .replace(/[^A-Za-z0-9]+([A-Za-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+  return [method, ...words].join('-').replace(/[^A-Za-z0-9]+([A-Za-z0-9])/g, (_, letter: string) => letter.toUpperCase());
 }
 
 function paramsOf(path: string): string[] {
@@ -117,7 +118,13 @@ function undescribedParams(spec: RouteSpec<string>) {
   const described = spec.request?.params && 'shape' in spec.request.params ? Object.keys(spec.request.params.shape) : [];
   return paramsOf(spec.path)
     .filter((name) => !described.includes(name))
-    .map((name) => ({ name, in: 'path' as const, required: true, schema: { type: 'string' as const }, ...(PARAMS[name] && { description: PARAMS[name] }) }));
+    .map((name) => ({
+      name,
+      in: 'path' as const,
+      required: true,
+      schema: { type: 'string' as const },
+      ...(PARAMS[name] && { description: PARAMS[name] }),
+    }));
 }
 
 function onceHeader(spec: RouteSpec<string>) {
@@ -148,7 +155,9 @@ function errorResponses(spec: RouteSpec<string>): Record<number, unknown> {
     [500, 'Berth failed; the log has the cause under the request id.', true],
   ];
   return Object.fromEntries(
-    all.filter(([, , applies]) => applies).map(([status, description]) => [status, { description, content: { 'application/json': { schema } } }]),
+    all
+      .filter(([, , applies]) => applies)
+      .map(([status, description]) => [status, { description, content: { 'application/json': { schema } } }]),
   );
 }
 

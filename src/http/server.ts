@@ -16,7 +16,11 @@ export const SERVER_OPTIONS: ServerOptions = {
   requireHostHeader: false,
 };
 
-const STATUS_OF: Record<string, number> = { HPE_HEADER_OVERFLOW: 431, ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_CHUNK_EXTENSIONS_OVERFLOW: 413 };
+const STATUS_OF: Record<string, number> = {
+  HPE_HEADER_OVERFLOW: 431,
+  ERR_HTTP_REQUEST_TIMEOUT: 408,
+  HPE_CHUNK_EXTENSIONS_OVERFLOW: 413,
+};
 
 /** The server's `clientError`: what is not HTTP, comes too slowly or has too much header gets the usual error answer, then the door. */
 export function refuseBadHttp(error: Error & { code?: string }, socket: Duplex): void {
@@ -29,6 +33,12 @@ export function refuseBadHttp(error: Error & { code?: string }, socket: Duplex):
   const text = STATUS_CODES[status] ?? 'Bad Request';
   const id = newId('req');
   const body = JSON.stringify(errorAnswer(new AppError('invalid_request', text.toLowerCase()), id));
-  const head = [`HTTP/1.1 ${status} ${text}`, 'Content-Type: application/json', `Content-Length: ${Buffer.byteLength(body)}`, `X-Request-Id: ${id}`, 'Connection: close'];
+  const head = [
+    `HTTP/1.1 ${status} ${text}`,
+    'Content-Type: application/json',
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    `X-Request-Id: ${id}`,
+    'Connection: close',
+  ];
   socket.end(`${head.join('\r\n')}\r\n\r\n${body}`);
 }

@@ -9,7 +9,11 @@ import type { Env, RequestState } from './request-state.js';
 const KEEP_ALIVE_MS = 15_000;
 const STALLED_MS = 120_000;
 const PENDING_AT_MOST = 16_384;
-const HEADERS = { 'Content-Type': 'text/event-stream; charset=utf-8', 'Cache-Control': 'no-cache, no-transform', 'X-Accel-Buffering': 'no' };
+const HEADERS = {
+  'Content-Type': 'text/event-stream; charset=utf-8',
+  'Cache-Control': 'no-cache, no-transform',
+  'X-Accel-Buffering': 'no',
+};
 
 /** The reason of a stream's abort signal when its client has gone: no error of anybody's. */
 export class ClientGone extends Error {
@@ -54,7 +58,11 @@ export interface EventSink {
  * Answers with server-sent events for as long as `produce` runs. The first byte goes out at once; a comment follows whenever 15 s
  * passed in silence. What `produce` throws becomes an event `error` whose data is the usual error answer, and the stream ends.
  */
-export function streamEvents(c: Context<Env>, produce: (sink: EventSink) => Promise<void>, options: StreamOptions = {}): Promise<Response> {
+export function streamEvents(
+  c: Context<Env>,
+  produce: (sink: EventSink) => Promise<void>,
+  options: StreamOptions = {},
+): Promise<Response> {
   const run = async (out: TextSink) => {
     const greeting = out.write(': stream\n\n');
     if (greeting) await greeting;
@@ -90,7 +98,8 @@ export async function streamText(
     if (!stream.signal.aborted) state.streamCopy?.complete();
   } catch (thrown) {
     if (!stream.signal.aborted) lastWords = options.failure(noted(state, thrown));
-    else if (thrown !== stream.signal.reason) state.services.log.debug({ request_id: state.requestId }, `after the client had gone: ${messageOf(thrown)}`);
+    else if (thrown !== stream.signal.reason)
+      state.services.log.debug({ request_id: state.requestId }, `after the client had gone: ${messageOf(thrown)}`);
   }
   state.streamed.broken = stream.signal.aborted;
   stream.end(lastWords);
@@ -121,7 +130,11 @@ class OutgoingStream implements TextSink {
   #silent = true;
   #room: Promise<void> | undefined;
 
-  constructor(outgoing: ServerResponse, state: RequestState, { keepAliveMs = KEEP_ALIVE_MS, stalledMs = STALLED_MS }: StreamOptions) {
+  constructor(
+    outgoing: ServerResponse,
+    state: RequestState,
+    { keepAliveMs = KEEP_ALIVE_MS, stalledMs = STALLED_MS }: StreamOptions,
+  ) {
     this.signal = this.#abort.signal;
     this.#outgoing = outgoing;
     this.#state = state;

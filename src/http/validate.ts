@@ -4,7 +4,14 @@ import { AppError, type FieldError } from '../lib/errors.js';
 type Issue = ZodError['issues'][number];
 
 const MAX_FIELDS = 20;
-const PREFIX: Record<string, string> = { query: 'query.', param: 'path.', header: 'header.', cookie: 'cookie.', json: '', form: '' };
+const PREFIX: Record<string, string> = {
+  query: 'query.',
+  param: 'path.',
+  header: 'header.',
+  cookie: 'cookie.',
+  json: '',
+  form: '',
+};
 
 /** What a failed validation becomes: 400, each field by path, never with the rejected value. Zod's own messages hold none. */
 export function validationError(target: string, error: ZodError): AppError {
@@ -26,7 +33,9 @@ function fieldsOf(issue: Issue, prefix: string, above: readonly PropertyKey[]): 
 
 /** Of the branches of a union, the one the value came closest to: the first whose complaints lie inside the value, not at its root. */
 function closestBranch(branches: readonly (readonly Issue[])[]): readonly Issue[] | undefined {
-  const inside = branches.filter((issues) => issues.length > 0 && issues.every((issue) => issue.path.length > 0 || issue.code !== 'invalid_type'));
+  const inside = branches.filter(
+    (issues) => issues.length > 0 && issues.every((issue) => issue.path.length > 0 || issue.code !== 'invalid_type'),
+  );
   return inside.length === 0 ? undefined : inside.reduce((best, issues) => (issues.length < best.length ? issues : best));
 }
 

@@ -23,7 +23,10 @@ describe.each(databaseKinds)('idempotency keys on %s', (kind) => {
   });
   const rows = () => database.db.selectFrom('idempotency_keys').selectAll().execute();
   const expire = (what: 'lease_until' | 'created_at', by: string) =>
-    database.db.updateTable('idempotency_keys').set({ [what]: sql`now() - ${by}::interval` }).execute();
+    database.db
+      .updateTable('idempotency_keys')
+      .set({ [what]: sql`now() - ${by}::interval` })
+      .execute();
 
   beforeEach(async () => {
     database ??= await testDatabase(kind);
@@ -102,7 +105,11 @@ describe.each(databaseKinds)('idempotency keys on %s', (kind) => {
     await idempotency.begin(first);
     await idempotency.finish(first, ANSWER);
     await idempotency.begin(entry({ keyDigest: 'young' }));
-    await database.db.updateTable('idempotency_keys').set({ created_at: sql`now() - interval '25 hours'` }).where('key_digest', '=', 'k').execute();
+    await database.db
+      .updateTable('idempotency_keys')
+      .set({ created_at: sql`now() - interval '25 hours'` })
+      .where('key_digest', '=', 'k')
+      .execute();
     await idempotency.prune(new AbortController().signal);
     expect((await rows()).map((row) => row.key_digest)).toEqual(['young']);
     await expire('created_at', '25 hours');

@@ -1,5 +1,16 @@
 /** The kinds of key that every route is tried with. "Other agent" is of the same user, "foreign agent" of another. */
-export const KEY_KINDS = ['none', 'garbage', 'revoked', 'expired', 'other user', 'other agent', 'foreign agent', 'agent', 'user', 'admin'] as const;
+export const KEY_KINDS = [
+  'none',
+  'garbage',
+  'revoked',
+  'expired',
+  'other user',
+  'other agent',
+  'foreign agent',
+  'agent',
+  'user',
+  'admin',
+] as const;
 export type KeyKind = (typeof KEY_KINDS)[number];
 
 /** What the route must answer to that key. `allowed`: anything but 401, 403 or "user not found": the request got past authorization. */
@@ -40,7 +51,8 @@ export function authorizationCases(document: object): Case[] {
   const cases = Object.entries(paths).flatMap(([path, item]) =>
     Object.entries(item).flatMap(([method, operation]) => {
       const access = operation['x-access'];
-      if (access !== 'public' && (access === undefined || !REFUSALS[access])) throw new Error(`${method.toUpperCase()} ${path} does not declare who may call it`);
+      if (access !== 'public' && (access === undefined || !REFUSALS[access]))
+        throw new Error(`${method.toUpperCase()} ${path} does not declare who may call it`);
       return KEY_KINDS.map((kind) => ({ method: method.toUpperCase(), path, access, kind, expected: expectedOf(access, kind) }));
     }),
   );
@@ -52,11 +64,15 @@ export async function checkCase(tried: Case, params: Record<string, string>, sen
   const answer = await send(tried.method, fill(tried.path, params), tried.kind);
   const said = `${tried.method} ${tried.path} (${tried.access}) with key "${tried.kind}" answered ${answer.status} ${JSON.stringify(answer.body)}`;
   if (tried.expected === 'allowed') return isAllowed(answer) ? undefined : `${said}; it should be allowed`;
-  if (answer.status !== tried.expected.status || codeOf(answer.body, tried.expected.code) === undefined) return `${said}; expected ${JSON.stringify(tried.expected)}`;
+  if (answer.status !== tried.expected.status || codeOf(answer.body, tried.expected.code) === undefined)
+    return `${said}; expected ${JSON.stringify(tried.expected)}`;
   if (tried.expected.status !== 404) return undefined;
-  if ((answer.body as { error?: unknown }).error !== tried.expected.error) return `${said}; expected the error "${tried.expected.error}"`;
+  if ((answer.body as { error?: unknown }).error !== tried.expected.error)
+    return `${said}; expected the error "${tried.expected.error}"`;
   const twin = await send(tried.method, fill(tried.path, strangersOf(tried, params)), tried.kind);
-  return sameButForId(answer, twin) ? undefined : `${said}, but for one that never was ${twin.status} ${JSON.stringify(twin.body)}`;
+  return sameButForId(answer, twin)
+    ? undefined
+    : `${said}, but for one that never was ${twin.status} ${JSON.stringify(twin.body)}`;
 }
 
 function expectedOf(access: string, kind: KeyKind): Expected {
@@ -82,7 +98,9 @@ function strangersOf(tried: Case, params: Record<string, string>): Record<string
 function isAllowed({ status, body }: Answer): boolean {
   if (status === 401 || status >= 500 || codeOf(body, 'forbidden') !== undefined) return false;
   const code = (body as { code?: string } | undefined)?.code;
-  return code !== 'no_route' && code !== 'method_not_allowed' && (body as { error?: unknown } | undefined)?.error !== 'user not found';
+  return (
+    code !== 'no_route' && code !== 'method_not_allowed' && (body as { error?: unknown } | undefined)?.error !== 'user not found'
+  );
 }
 
 /** The code of an error answer in Berth's shape, or in OpenAI's, if it is that one. */

@@ -10,7 +10,15 @@ class Memory implements IdempotencyStore {
   begin(entry: IdempotencyEntry): Promise<Begun> {
     const row = this.rows.get(keyOf(entry));
     if (!row) this.rows.set(keyOf(entry), { bodyDigest: entry.bodyDigest, done: false });
-    return Promise.resolve(!row ? 'new' : row.bodyDigest !== entry.bodyDigest ? { status: 'mismatch' } : row.done ? { status: 'done', answer: row.answer } : { status: 'running' });
+    return Promise.resolve(
+      !row
+        ? 'new'
+        : row.bodyDigest !== entry.bodyDigest
+          ? { status: 'mismatch' }
+          : row.done
+            ? { status: 'done', answer: row.answer }
+            : { status: 'running' },
+    );
   }
 
   renew(): Promise<void> {
@@ -39,9 +47,11 @@ describe('a POST with an Idempotency-Key', () => {
     memory = new Memory();
     toy = await startToy(hooks, { idempotency: memory });
   }
-  const post = (path: string, body: unknown, once: string, key = 'ada-key') => toy.post(path, body, { key, headers: { 'Idempotency-Key': once } });
+  const post = (path: string, body: unknown, once: string, key = 'ada-key') =>
+    toy.post(path, body, { key, headers: { 'Idempotency-Key': once } });
   const create = (name: string, once: string, key?: string) => post('/api/v1/agents', { name }, once, key);
-  const seen = async (response: Response) => [response.status, response.headers.get('idempotency-replayed'), await response.text()] as const;
+  const seen = async (response: Response) =>
+    [response.status, response.headers.get('idempotency-replayed'), await response.text()] as const;
 
   test('is carried out once and answered the same again', async () => {
     let runs = 0;

@@ -37,7 +37,11 @@ describe('what the edge says of itself', () => {
   test('a route carries who may call it, its parameters and the errors it may answer', () => {
     const document = openApiDocument(toy.app, INFO);
     const operation = document.paths!['/api/v1/users/{user}/agents/{agent}']!.get!;
-    expect(operation).toMatchObject({ 'x-access': 'agent', operationId: 'getUsersByUserAgentsByAgent', security: [{ apiKey: [] }, { bearer: [] }] });
+    expect(operation).toMatchObject({
+      'x-access': 'agent',
+      operationId: 'getUsersByUserAgentsByAgent',
+      security: [{ apiKey: [] }, { bearer: [] }],
+    });
     expect(operation.parameters).toMatchObject([
       { name: 'user', in: 'path', required: true },
       { name: 'agent', in: 'path', required: true },
@@ -52,13 +56,28 @@ describe('what the edge says of itself', () => {
 
   test('a parameter that takes the rest of the path is written plainly', () => {
     const app = createRouter();
-    app.openapi(route({ method: 'get', path: '/users/{user}/files/{path}{.+}', access: 'user', responses: { 200: { description: 'A file.' } } }), (c) => c.text(c.req.param('path')));
+    app.openapi(
+      route({
+        method: 'get',
+        path: '/users/{user}/files/{path}{.+}',
+        access: 'user',
+        responses: { 200: { description: 'A file.' } },
+      }),
+      (c) => c.text(c.req.param('path')),
+    );
     expect(Object.keys(openApiDocument(app, INFO).paths!)).toEqual(['/users/{user}/files/{path}']);
   });
 
   test('two operations of one id are a mistake that is told', () => {
     const app = createRouter();
-    const twice = (path: string) => route({ method: 'get', path, access: 'any', operationId: 'same', responses: { 200: { description: 'Fine.', content: { 'text/plain': { schema: z.string() } } } } });
+    const twice = (path: string) =>
+      route({
+        method: 'get',
+        path,
+        access: 'any',
+        operationId: 'same',
+        responses: { 200: { description: 'Fine.', content: { 'text/plain': { schema: z.string() } } } },
+      });
     app.openapi(twice('/a'), (c) => c.text('a'));
     app.openapi(twice('/b'), (c) => c.text('b'));
     expect(() => openApiDocument(app, INFO)).toThrow('operation id same is that of get /a and of get /b');
@@ -86,7 +105,9 @@ describe('what the edge says of itself', () => {
     const response = await toy.get('/metrics');
     const text = await response.text();
     expect(response.headers.get('content-type')).toContain('text/plain');
-    expect(text).toContain('http_request_duration_seconds_count{route="/api/v1/users/:user/agents/:agent",method="GET",status="2xx"} 1');
+    expect(text).toContain(
+      'http_request_duration_seconds_count{route="/api/v1/users/:user/agents/:agent",method="GET",status="2xx"} 1',
+    );
     expect(text).toContain('http_request_duration_seconds_count{route="none",method="GET",status="4xx"} 1');
     expect(text).toContain('http_requests_in_flight 1');
     const forwarded = { 'X-Forwarded-For': '9.9.9.9' };

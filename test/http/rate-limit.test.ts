@@ -10,7 +10,12 @@ describe('rate limits over HTTP', () => {
       const { status, headers } = await toy.get('/api/v1/agents', { key: 'ada-key' });
       seen.push([status, headers.get('ratelimit-limit'), headers.get('ratelimit-remaining')]);
     }
-    expect(seen).toEqual([[200, '3', '2'], [200, '3', '1'], [200, '3', '0'], [429, '3', '0']]);
+    expect(seen).toEqual([
+      [200, '3', '2'],
+      [200, '3', '1'],
+      [200, '3', '0'],
+      [429, '3', '0'],
+    ]);
     const refused = await toy.get('/api/v1/agents', { key: 'ada-key' });
     expect(refused.headers.get('retry-after')).toBe(refused.headers.get('ratelimit-reset'));
     expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(50);
@@ -27,7 +32,10 @@ describe('rate limits over HTTP', () => {
       {},
       {
         rates: { perAddress: 2, failuresPerAddress: 2 },
-        authenticator: { authenticate: (key) => Promise.resolve((asked++, key === 'good' ? ({ kind: 'admin', keyId: 'key_1' } as const) : undefined)) },
+        authenticator: {
+          authenticate: (key) =>
+            Promise.resolve((asked++, key === 'good' ? ({ kind: 'admin', keyId: 'key_1' } as const) : undefined)),
+        },
       },
     );
     const statuses = async (count: number, path: string, key?: string) => {
@@ -50,7 +58,8 @@ describe('rate limits over HTTP', () => {
     const statuses = async (trustedProxies: string[]) => {
       const toy = await startToy({}, { rates: { perAddress: 1 }, config: { corsOrigins: [], trustedProxies } });
       const all = [];
-      for (const client of ['9.9.9.9', '8.8.8.8', '9.9.9.9']) all.push((await toy.get('/open', { headers: { 'X-Forwarded-For': client } })).status);
+      for (const client of ['9.9.9.9', '8.8.8.8', '9.9.9.9'])
+        all.push((await toy.get('/open', { headers: { 'X-Forwarded-For': client } })).status);
       await toy.close();
       return all;
     };

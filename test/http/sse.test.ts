@@ -54,6 +54,34 @@ describe('a stream of events', () => {
     socket.destroy();
   });
 
+  test('streams asked for at once on one connection come one after the other, whole', async () => {
+    let n = 0;
+    await start(async (sink) => {
+      const mine = ++n;
+      for (let i = 0; i < 50; i++) await sink.send({ event: 'e', data: `${mine}.${i}.${'x'.repeat(2_000)}` });
+    });
+    const socket = connect(toy.port, '127.0.0.1');
+    let received = '';
+    socket.on('data', (chunk) => (received += chunk.toString()));
+    socket.write(`GET ${PATH} HTTP/1.1\r\nHost: x\r\nX-API-Key: ada-key\r\n\r\n`.repeat(3));
+    await until(() => received.split('\r\n0\r\n\r\n').length === 4, 'three ends');
+    const order = [...received.matchAll(/data: "(\d)\.(\d+)\./g)].map((match) => Number(match[1]) * 100 + Number(match[2]));
+    expect(order).toHaveLength(150);
+    expect(order).toEqual(order.toSorted((a, b) => a - b));
+    socket.destroy();
+  });
+
+  test('a client of HTTP/1.0 gets it without chunks', async () => {
+    await start(async (sink) => void (await sink.send({ event: 'done', data: 1 })));
+    const socket = connect(toy.port, '127.0.0.1');
+    let received = '';
+    let closed = false;
+    socket.on('data', (chunk) => (received += chunk.toString())).on('close', () => (closed = true));
+    socket.write(`GET ${PATH} HTTP/1.0\r\nHost: x\r\nX-API-Key: ada-key\r\n\r\n`);
+    await until(() => closed, 'the end');
+    expect(received.split('\r\n\r\n')[1]).toBe(': stream\n\nevent: done\ndata: 1\n\n');
+  });
+
   test('the first byte comes at once, and comments while nothing happens', async () => {
     let finish = (): void => {};
     await start(() => new Promise((resolve) => (finish = resolve)));
@@ -72,7 +100,9 @@ describe('a stream of events', () => {
       throw new Error('the secret cause');
     });
     const text = await (await toy.get(PATH, { key: 'ada-key' })).text();
-    expect(text).toMatch(/event: delta\ndata: 1\n\nevent: error\ndata: \{"error":"internal server error","detail":"internal server error","code":"internal","request_id":"req_\w+"\}\n\n$/);
+    expect(text).toMatch(
+      /event: delta\ndata: 1\n\nevent: error\ndata: \{"error":"internal server error","detail":"internal server error","code":"internal","request_id":"req_\w+"\}\n\n$/,
+    );
     await until(() => toy.logged.length > 0, 'the log');
     expect(toy.logged.at(-1)).toMatchObject({ level: 50, err: { message: 'the secret cause' } });
   });
@@ -147,6 +177,10 @@ describe('a stream of events', () => {
     let started = false;
     await start(async () => void (started = true));
     const response = await toy.get(PATH, { method: 'HEAD', key: 'ada-key' });
-    expect([response.status, response.headers.get('content-type'), started]).toEqual([200, 'text/event-stream; charset=utf-8', false]);
+    expect([response.status, response.headers.get('content-type'), started]).toEqual([
+      200,
+      'text/event-stream; charset=utf-8',
+      false,
+    ]);
   });
 });

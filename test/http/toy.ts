@@ -44,7 +44,9 @@ export function agentRoutes(hooks: ToyHooks): Router {
       tags,
       summary: 'List agents',
       request: { query: z.object({ limit: z.coerce.number().int().min(1).max(200).optional() }) },
-      responses: { 200: { description: 'Agents.', content: { 'application/json': { schema: z.object({ data: z.array(Agent) }) } } } },
+      responses: {
+        200: { description: 'Agents.', content: { 'application/json': { schema: z.object({ data: z.array(Agent) }) } } },
+      },
     }),
     (c) => c.json({ data: [{ name: 'helper', user: tenantOf(c) }] }, 200),
   );
@@ -55,7 +57,16 @@ export function agentRoutes(hooks: ToyHooks): Router {
       access: 'user',
       tags,
       summary: 'Create an agent',
-      request: { body: { required: true, content: { 'application/json': { schema: z.strictObject({ name: z.string().min(1).max(64), password: z.string().max(5).optional() }) } } } },
+      request: {
+        body: {
+          required: true,
+          content: {
+            'application/json': {
+              schema: z.strictObject({ name: z.string().min(1).max(64), password: z.string().max(5).optional() }),
+            },
+          },
+        },
+      },
       responses: { 201: { description: 'The agent.', content: { 'application/json': { schema: Agent } } } },
     }),
     async (c) => {
@@ -99,7 +110,11 @@ export function agentRoutes(hooks: ToyHooks): Router {
         summary: 'Stream',
         responses: { 200: { description: 'Events.', content: { 'text/event-stream': { schema: z.string() } } } },
       }),
-      (c) => streamEvents(c, hooks.onStream ?? (async (sink) => void (await sink.send({ event: 'done', data: {} }))), { keepAliveMs: 50, stalledMs: 2_000 }),
+      (c) =>
+        streamEvents(c, hooks.onStream ?? (async (sink) => void (await sink.send({ event: 'done', data: {} }))), {
+          keepAliveMs: 50,
+          stalledMs: 2_000,
+        }),
     );
   }
   return router;
@@ -109,10 +124,19 @@ export function agentRoutes(hooks: ToyHooks): Router {
 export function systemRoutes(): Router {
   const router = createRouter();
   const ok = { 200: { description: 'Fine.', content: { 'application/json': { schema: z.object({ status: z.string() }) } } } };
-  router.openapi(route({ method: 'get', path: '/health', access: 'public', unlimited: true, tags, summary: 'Health', responses: ok }), (c) => c.json({ status: 'ok' }, 200));
-  router.openapi(route({ method: 'get', path: '/open', access: 'public', tags, summary: 'Public', responses: ok }), (c) => c.json({ status: 'open' }, 200));
-  router.openapi(route({ method: 'get', path: '/api/v1/tiers', access: 'any', tags, summary: 'Tiers', responses: ok }), (c) => c.json({ status: callerOf(c).kind }, 200));
-  router.openapi(route({ method: 'get', path: '/api/v1/users', access: 'admin', tags, summary: 'Users', responses: ok }), (c) => c.json({ status: requestIdOf(c) }, 200));
+  router.openapi(
+    route({ method: 'get', path: '/health', access: 'public', unlimited: true, tags, summary: 'Health', responses: ok }),
+    (c) => c.json({ status: 'ok' }, 200),
+  );
+  router.openapi(route({ method: 'get', path: '/open', access: 'public', tags, summary: 'Public', responses: ok }), (c) =>
+    c.json({ status: 'open' }, 200),
+  );
+  router.openapi(route({ method: 'get', path: '/api/v1/tiers', access: 'any', tags, summary: 'Tiers', responses: ok }), (c) =>
+    c.json({ status: callerOf(c).kind }, 200),
+  );
+  router.openapi(route({ method: 'get', path: '/api/v1/users', access: 'admin', tags, summary: 'Users', responses: ok }), (c) =>
+    c.json({ status: requestIdOf(c) }, 200),
+  );
   router.openapi(
     route({
       method: 'post',
@@ -127,7 +151,8 @@ export function systemRoutes(): Router {
     (c) => {
       const { how } = c.req.valid('json');
       if (how === 'throw') throw new Error('the secret cause');
-      if (how === 'unavailable') throw new AppError('unavailable', 'the agent is not ready', { cause: new Error('the secret cause'), retryAfterS: 3 });
+      if (how === 'unavailable')
+        throw new AppError('unavailable', 'the agent is not ready', { cause: new Error('the secret cause'), retryAfterS: 3 });
       if (how === 'odd') throw 'a string';
       return c.json({ status: how }, 200);
     },
@@ -163,28 +188,47 @@ export interface Toy {
 }
 
 /** The toy app behind the edge, over real HTTP on a port of its own. */
-export async function startToy(hooks: ToyHooks = {}, options: Partial<EdgeOptions> = {}, serverOptions: ServerOptions = {}, more: (app: Router) => void = () => {}): Promise<Toy> {
+export async function startToy(
+  hooks: ToyHooks = {},
+  options: Partial<EdgeOptions> = {},
+  serverOptions: ServerOptions = {},
+  more: (app: Router) => void = () => {},
+): Promise<Toy> {
   const logged: Record<string, unknown>[] = [];
-  const log = pino({ level: 'debug', base: undefined }, { write: (line: string) => void logged.push(JSON.parse(line) as Record<string, unknown>) });
+  const log = pino(
+    { level: 'debug', base: undefined },
+    { write: (line: string) => void logged.push(JSON.parse(line) as Record<string, unknown>) },
+  );
   const app = createRouter();
   app.route('/api/v1', agentRoutes(hooks));
   app.route('/', systemRoutes());
   more(app);
   const edge = new Edge(app, {
     authenticator: { authenticate: (key) => Promise.resolve(CALLERS[key]) },
-    directory: { resolve: (name) => Promise.resolve([ADA, BOB].find((user) => user.userId === name || user.userName === name)).then((user) => user && { id: user.userId }) },
+    directory: {
+      resolve: (name) =>
+        Promise.resolve([ADA, BOB].find((user) => user.userId === name || user.userName === name)).then(
+          (user) => user && { id: user.userId },
+        ),
+    },
     log,
     config: { corsOrigins: [], trustedProxies: [] },
     limits: (caller) => (caller.kind === 'admin' ? undefined : 1000),
     ...options,
   });
-  const server = createServer({ ...SERVER_OPTIONS, ...serverOptions }, getRequestListener(edge.fetch, { errorHandler: edge.refuse }));
+  const server = createServer(
+    { ...SERVER_OPTIONS, ...serverOptions },
+    getRequestListener(edge.fetch, { errorHandler: edge.refuse }),
+  );
   server.on('clientError', refuseBadHttp);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as AddressInfo;
   const url = `http://127.0.0.1:${port}`;
   const call = (path: string, { key, headers, ...init }: RequestInit & { key?: string } = {}) =>
-    fetch(url + path, { ...init, headers: { ...(key === undefined ? {} : { 'X-API-Key': key }), ...(headers as Record<string, string>) } });
+    fetch(url + path, {
+      ...init,
+      headers: { ...(key === undefined ? {} : { 'X-API-Key': key }), ...(headers as Record<string, string>) },
+    });
   return {
     url,
     port,
@@ -194,7 +238,12 @@ export async function startToy(hooks: ToyHooks = {}, options: Partial<EdgeOption
     logged,
     get: call,
     post: (path, body, { headers, ...init } = {}) =>
-      call(path, { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body), ...init, headers: { 'Content-Type': 'application/json', ...(headers as Record<string, string>) } }),
+      call(path, {
+        method: 'POST',
+        body: typeof body === 'string' ? body : JSON.stringify(body),
+        ...init,
+        headers: { 'Content-Type': 'application/json', ...(headers as Record<string, string>) },
+      }),
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());
@@ -211,3 +260,14 @@ export async function until(ready: () => boolean, what = 'the condition', timeou
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
+
+/** An error answer. */
+export interface ErrorBody {
+  error: string;
+  detail: string;
+  code: string;
+  request_id: string;
+  fields?: { path: string; message: string }[];
+}
+
+export const errorOf = async (response: Response) => [response.status, (await response.json()) as ErrorBody] as const;

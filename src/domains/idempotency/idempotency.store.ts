@@ -91,7 +91,14 @@ export async function release(db: Db, userId: string | null, row: Claim): Promis
 
 /** Deletes up to `atMost` rows that are older than that; returns how many. */
 export async function pruneAcrossTenants(db: Db, keptS: number, atMost: number): Promise<number> {
-  const old = db.selectFrom('idempotency_keys').select(sql<string>`ctid`.as('at')).where('created_at', '<', before(keptS)).limit(atMost);
-  const { numDeletedRows } = await db.deleteFrom('idempotency_keys').where(sql<string>`ctid`, 'in', old).executeTakeFirst();
+  const old = db
+    .selectFrom('idempotency_keys')
+    .select(sql<string>`ctid`.as('at'))
+    .where('created_at', '<', before(keptS))
+    .limit(atMost);
+  const { numDeletedRows } = await db
+    .deleteFrom('idempotency_keys')
+    .where(sql<string>`ctid`, 'in', old)
+    .executeTakeFirst();
   return Number(numDeletedRows);
 }

@@ -51,7 +51,11 @@ export class Idempotency implements IdempotencyStore {
 
   async finish(entry: IdempotencyEntry, answer: KeptAnswer | undefined): Promise<void> {
     const sealed = answer && this.#vault.sealInstallation(placeOf(entry), pack(answer));
-    await store.settle(this.#db, entry.userId, claimOf(entry), { state: 'done', status: answer?.status ?? 0, answer: sealed ?? null });
+    await store.settle(this.#db, entry.userId, claimOf(entry), {
+      state: 'done',
+      status: answer?.status ?? 0,
+      answer: sealed ?? null,
+    });
   }
 
   async abandon(entry: IdempotencyEntry): Promise<void> {
@@ -84,5 +88,9 @@ function pack({ headers, body }: KeptAnswer): Buffer {
 
 function unpack(status: number, packed: Buffer): KeptAnswer {
   const end = packed.indexOf(10);
-  return { status, headers: JSON.parse(packed.toString('utf8', 0, end)) as Record<string, string>, body: packed.subarray(end + 1) };
+  return {
+    status,
+    headers: JSON.parse(packed.toString('utf8', 0, end)) as Record<string, string>,
+    body: packed.subarray(end + 1),
+  };
 }
