@@ -30,16 +30,14 @@ export class BodyRoom {
     };
     try {
       if (Number(request.headers['content-length'] ?? 0) > limitBytes) throw tooLarge(limitBytes);
-      const pieces: Buffer[] = [];
-      for await (const piece of asciiPieces(request)) {
-        bytes += piece.length;
-        this.#held += piece.length;
+      const body = await collect(request, (growth) => {
+        bytes += growth;
+        this.#held += growth;
         if (bytes > limitBytes) throw tooLarge(limitBytes);
         // A lone body may be as large as the limit, whatever the room.
         if (this.#held > this.#mostBytes && this.#held > bytes) throw new HttpError(503, 'overloaded', 'Too many large requests at once; try again.');
-        pieces.push(piece);
-      }
-      return { value: parse(Buffer.concat(pieces)), bytes, release };
+      });
+      return { value: parse(body), bytes, release };
     } catch (error) {
       release();
       throw error;
@@ -47,29 +45,72 @@ export class BodyRoom {
   }
 }
 
-/**
- * The body in pieces of which all but the first are plain ASCII: Node keeps a large string outside of the heap only when it is
- * made of single bytes, and a heap of 64 MB has no room for twenty megabytes of it three times over.
- */
-async function* asciiPieces(request: Request): AsyncGenerator<Buffer, void, void> {
-  const decoder = new StringDecoder('utf8');
-  const start: Buffer[] = [];
-  let bytes = 0;
-  for await (const piece of (request as IncomingMessage).iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
-    bytes += piece.length;
-    if (bytes <= SMALL_BYTES) start.push(piece);
-    else yield escaped([...start.splice(0), piece], decoder);
-  }
-  // A body that stayed small is decoded as a whole, by whoever parses it.
-  if (bytes <= SMALL_BYTES) yield Buffer.concat(start);
+/** Reads a body to its end. `check` is told how it grows; what it throws ends the reading. */
+function collect(request: Request, check: (growth: number) => void): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const pieces = new AsciiPieces();
+    const stop = (error: unknown) => {
+      request.off('data', take);
+      reject(error);
+    };
+    const take = (piece: Buffer) => {
+      try {
+        const before = pieces.bytes;
+        pieces.add(piece);
+        check(pieces.bytes - before);
+      } catch (error) {
+        stop(error);
+      }
+    };
+    request.on('data', take);
+    request.once('error', stop);
+    let ended = false;
+    request.once('close', () => {
+      if (!ended) stop(invalid('body: was cut off'));
+    });
+    request.once('end', () => {
+      ended = true;
+      resolve(pieces.whole());
+    });
+  });
 }
 
-/** Beyond ASCII, JSON has characters only inside of strings, where an escape means the same. */
-function escaped(pieces: Buffer[], decoder: StringDecoder): Buffer {
-  const piece = pieces.length === 1 ? (pieces[0] as Buffer) : Buffer.concat(pieces);
-  const text = decoder.write(piece);
-  if (isAscii(piece) && text.length === piece.length) return piece;
-  return Buffer.from(text.replace(/[\u0080-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`), 'latin1');
+/**
+ * The pieces of a body, made plain ASCII once it is large: Node keeps a large string outside of the heap only when it is made of
+ * single bytes, and a heap of 64 MB has no room for twenty megabytes of it three times over.
+ */
+class AsciiPieces {
+  readonly #pieces: Buffer[] = [];
+  #decoder: StringDecoder | undefined;
+  #raw = 0;
+
+  /** Of what is kept. */
+  bytes = 0;
+
+  add(piece: Buffer): void {
+    this.#raw += piece.length;
+    const kept = this.#raw <= SMALL_BYTES ? piece : this.#escaped(piece);
+    this.#pieces.push(kept);
+    this.bytes += kept.length;
+  }
+
+  whole(): Buffer {
+    return this.#pieces.length === 1 ? (this.#pieces[0] as Buffer) : Buffer.concat(this.#pieces);
+  }
+
+  /** Beyond ASCII, JSON has characters only inside of strings, where an escape means the same. */
+  #escaped(piece: Buffer): Buffer {
+    let bytes = piece;
+    if (!this.#decoder) {
+      // The first pieces were kept as they came, perhaps with a character cut at their end.
+      bytes = Buffer.concat([...this.#pieces.splice(0), piece]);
+      this.bytes = 0;
+      this.#decoder = new StringDecoder('utf8');
+    }
+    const text = this.#decoder.write(bytes);
+    if (isAscii(bytes) && text.length === bytes.length) return bytes;
+    return Buffer.from(text.replace(/[\u0080-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`), 'latin1');
+  }
 }
 
 function parse(json: Buffer): unknown {

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { mkdir, open, appendFile } from 'node:fs/promises';
 import { constants } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { errorCode, type Log } from './log.js';
 import type { MessageJson } from './message.js';
 
@@ -139,13 +139,21 @@ export class Conversation {
     const small = shrink(record, this.#options.historyBytes / 2);
     this.take(small);
     try {
-      await mkdir(join(this.#path, '..'), { recursive: true });
-      const line = JSON.stringify({ ...small, messages: small.messages.map((json) => JSON.parse(json) as unknown) });
-      await appendFile(this.#path, `${this.#torn ? '\n' : ''}${line}\n`);
+      await this.#append(`${this.#torn ? '\n' : ''}${lineOf(small)}\n`);
       this.#torn = false;
     } catch (error) {
       // A full disk must not silence the agent: the conversation goes on from memory.
       this.#options.log.warn('conversation not saved', { turn: record.turn, code: errorCode(error) });
+    }
+  }
+
+  async #append(line: string): Promise<void> {
+    try {
+      await appendFile(this.#path, line);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+      await mkdir(dirname(this.#path), { recursive: true });
+      await appendFile(this.#path, line);
     }
   }
 
@@ -225,6 +233,12 @@ function cutContent(json: MessageJson, limitBytes: number): MessageJson {
 
 function cut(text: string, most: number): string {
   return text.length <= most ? text : `${text.slice(0, most)}\n[… ${text.length - most} characters left out]`;
+}
+
+/** The messages are JSON already; put together so, they need not be read again. */
+function lineOf({ turn, messages, pending }: TurnRecord): string {
+  const owed = pending === undefined ? '' : `,"pending":${JSON.stringify(pending)}`;
+  return `{"turn":${JSON.stringify(turn)}${owed},"messages":[${messages.join(',')}]}`;
 }
 
 function fileName(user: string): string {

@@ -1,4 +1,4 @@
-import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http';
+import { Agent, request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Credentials } from './credentials.js';
 
@@ -94,9 +94,13 @@ export class Egress {
   ): Promise<IncomingMessage> {
     return new Promise((resolve, reject) => {
       const withToken = { ...(headers as object), 'proxy-authorization': `Bearer ${this.#credentials.token}` };
-      const request = httpRequest({ socketPath, path: url, headers: withToken, agent: false, signal, ...(method ? { method } : {}) });
+      // Kept open until the answer is read: one that closes at once fails the write of nothing that ends a body (EPIPE), and the
+      // answer is lost with it. An agent of its own, since a connection used again may have been closed meanwhile.
+      const agent = new Agent({ keepAlive: true });
+      const request = httpRequest({ socketPath, path: url, headers: withToken, agent, signal, ...(method ? { method } : {}) });
       request.once('error', reject);
       request.once('response', resolve);
+      request.once('close', () => agent.destroy());
       send(request);
     });
   }

@@ -1,4 +1,4 @@
-import { closeSync, constants, fstatSync, mkdirSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, existsSync, fstatSync, lstatSync, mkdirSync, openSync, readSync } from 'node:fs';
 import { mkdir, readFile, rename, rm, unlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errorCode, type Log } from './log.js';
@@ -43,7 +43,7 @@ export class Workspace {
 
   /** Puts back what the agent changed of Berth's files, and the folder itself. */
   async restore(): Promise<void> {
-    mkdirSync(this.dir, { recursive: true });
+    if (!existsSync(this.dir)) mkdirSync(this.dir, { recursive: true });
     for (const [path, text] of this.#owned) if (readText(join(this.dir, path), text.length * 4 + 4)?.text !== text) await this.#write(path, text);
   }
 
@@ -90,6 +90,8 @@ export class Workspace {
 
 /** A regular file's text, at most `mostBytes` of it, and its length. Sync: it is a few microseconds at the head of every turn. */
 function readText(path: string, mostBytes: number): { text: string; length: number } | undefined {
+  // Most of the files are not there, and a failed open costs more than all the rest.
+  if (!lstatSync(path, { throwIfNoEntry: false })?.isFile()) return undefined;
   let fd: number;
   try {
     // A shell could have put a pipe or a link in its place: never wait on one, never follow one.

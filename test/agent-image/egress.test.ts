@@ -180,6 +180,17 @@ describe('the forward proxy', () => {
     expect(JSON.parse(text)).not.toHaveProperty('te');
   });
 
+  test('brings every answer to a body, also when it comes before the body has been ended', async () => {
+    answer = (request, response) => {
+      let bytes = 0;
+      request.on('data', (piece: Buffer) => {
+        bytes += piece.length;
+        if (bytes === 100_000) response.end('all of it');
+      });
+    };
+    for (let i = 0; i < 100; i++) expect((await viaProxy('http://site.test/', Buffer.alloc(100_000))).text).toBe('all of it');
+  });
+
   test('is a proxy and nothing else', async () => {
     expect((await viaProxy('/v1/models')).status).toBe(400);
     expect((await viaProxy('/berth/v1/config')).status).toBe(400);

@@ -43,8 +43,8 @@ describe('dialling', () => {
     const started = performance.now();
     newGateway(folder);
     await berth.link();
-    // 60 to 120 ms on an idle machine; the bound leaves room for a busy one.
-    expect(performance.now() - started).toBeLessThan(1500);
+    // About 110 ms; the bound is for a machine that runs ten other things.
+    expect(performance.now() - started).toBeLessThan(10_000);
   });
 
   test('takes up a link again at once when it is lost', async () => {

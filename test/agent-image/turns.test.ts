@@ -309,11 +309,11 @@ test('a reader that stops holds the model back, not the memory', async () => {
   let ended = false;
   berth.model = async (_call, response) => {
     begin(response);
-    response.on('close', () => (ended = true));
+    const closed = new Promise<void>((resolve) => response.on('close', resolve)).then(() => (ended = true));
     const content = 'x'.repeat(16 * 1024);
     while (sent < 64 * 1024 * 1024 && !ended) {
       sent += content.length;
-      if (!chunk(response, { content })) await new Promise((resolve) => (response.once('drain', resolve), response.once('close', resolve)));
+      if (!chunk(response, { content })) await Promise.race([closed, new Promise((resolve) => response.once('drain', resolve))]);
     }
     finish(response);
   };
