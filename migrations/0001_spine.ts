@@ -200,6 +200,7 @@ const STATEMENTS = [
     actor text not null,
     request_id text,
     payload jsonb not null,
+    xid xid8 not null default pg_current_xact_id(),
     primary key (user_id, seq)
   )`,
   `create table idempotency_keys (

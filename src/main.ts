@@ -1,22 +1,24 @@
 import { randomBytes } from 'node:crypto';
 import { createServer } from 'node:http';
 import { existsSync, readFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { getRequestListener } from '@hono/node-server';
 import { createApp } from './app.js';
-import { type Config, ConfigError, readConfig } from './config.js';
+import { type Config, ConfigError, readConfig, type Secrets } from './config.js';
 import { migrate } from './db/migrate.js';
-import { openDatabase } from './db/open.js';
+import { type Database, openDatabase } from './db/open.js';
 import { loadOrCreateAdminKey } from './domains/api-keys/admin-key.js';
-import { openInstallation } from './domains/installation/installation.js';
-import { SERVER_OPTIONS } from './http/server.js';
+import { type Installation, openInstallation } from './domains/installation/installation.js';
+import { refuseBadHttp, SERVER_OPTIONS } from './http/server.js';
 import { messageOf } from './lib/errors.js';
 import { createLog, type Log } from './lib/log.js';
 import { DockerRuntime } from './runtime/docker/docker.js';
 import { ProcessRuntime } from './runtime/process/process.js';
 import type { Runtime } from './runtime/runtime.js';
 import { loadOrCreateMasterKey } from './vault/master-key.js';
-import { Vault } from './vault/vault.js';
+import { Vault, wipe } from './vault/vault.js';
+import { VaultError } from './vault/vault-error.js';
 
 /** What has to be closed at the end, last opened first. */
 type Closer = () => Promise<void>;
@@ -30,9 +32,7 @@ async function run(): Promise<void> {
     const database = await openDatabase({ databaseUrl: secrets.databaseUrl, dataDir: config.dataDir, log });
     closers.push(() => database.close());
     await migrate(database.db);
-    const { masterKey, previous } = await loadOrCreateMasterKey(config.dataDir, secrets);
-    const vault = await Vault.open({ masterKey, previous });
-    const installation = await openInstallation({ db: database.db, vault, dataDir: config.dataDir });
+    const { vault, installation } = await unlock(database, config, secrets);
     const admin = await loadOrCreateAdminKey(config.dataDir, secrets.adminApiKey);
     const runtime = createRuntime(config, installation.id, log);
     const processId = `p${randomBytes(4).toString('hex')}`;
@@ -48,6 +48,21 @@ async function run(): Promise<void> {
     await stop(1, error);
   }
   for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => void stop(0));
+}
+
+/** Opens the vault and proves by the installation's row that its master key is the right one. */
+async function unlock(database: Database, config: Config, secrets: Secrets): Promise<{ vault: Vault; installation: Installation }> {
+  const { masterKey, previous, madeFile } = await loadOrCreateMasterKey(config.dataDir, secrets);
+  const vault = await Vault.open({ masterKey, previous });
+  wipe(masterKey);
+  if (previous) wipe(previous);
+  try {
+    return { vault, installation: await openInstallation({ db: database.db, vault, dataDir: config.dataDir }) };
+  } catch (error) {
+    // The database was sealed under a key that is not here: the one just made opens nothing and must not be taken for it.
+    if (madeFile !== undefined && error instanceof VaultError) await rm(madeFile, { force: true });
+    throw error;
+  }
 }
 
 /** Closes everything in reverse and ends the process; the second call does nothing. */
@@ -73,7 +88,8 @@ function createRuntime(config: Config, installationId: string, log: Log): Runtim
 }
 
 async function listen(config: Config, app: ReturnType<typeof createApp>): Promise<{ url: string; close: Closer }> {
-  const server = createServer(SERVER_OPTIONS, getRequestListener(app.edge.fetch, { errorHandler: app.edge.refuse, overrideGlobalObjects: false }));
+  const server = createServer(SERVER_OPTIONS, getRequestListener(app.edge.fetch, { errorHandler: app.edge.refuse }));
+  server.on('clientError', refuseBadHttp);
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen(config.port, config.host, resolve);

@@ -16,4 +16,6 @@ export interface EventsTable {
   actor: string;
   request_id: string | null;
   payload: JSONColumnType<Record<string, unknown>, string, string>;
+  /** The transaction that wrote it: readers across tenants stop at the oldest one that still runs (DESIGN, outbox order). */
+  xid: Generated<string>;
 }

@@ -1,8 +1,21 @@
-import { randomBytes } from 'node:crypto';
+import { randomFillSync } from 'node:crypto';
 
 /** The kinds of id, by prefix. A name may never begin with one of these (DESIGN: names and ids share a path slot). */
 export const ID_PREFIXES = ['usr', 'agt', 'dep', 'ins', 'key', 'evt', 'trn', 'cnv', 'use', 'req', 'itl'] as const;
 export type IdPrefix = (typeof ID_PREFIXES)[number];
+
+/** Random bytes are fetched many at a time: a call into the system for each id would cost more than the id. */
+const pool = Buffer.alloc(4096);
+let poolAt = pool.length;
+
+function takeRandom(count: number): Buffer {
+  if (poolAt + count > pool.length) {
+    randomFillSync(pool);
+    poolAt = 0;
+  }
+  poolAt += count;
+  return pool.subarray(poolAt - count, poolAt);
+}
 
 const ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz';
 
@@ -17,7 +30,7 @@ export function newId(prefix: IdPrefix, nowMs: number = Date.now()): string {
     out = ALPHABET[time % 32] + out;
     time = Math.floor(time / 32);
   }
-  for (const byte of randomBytes(16)) out += ALPHABET[byte & 31];
+  for (const byte of takeRandom(16)) out += ALPHABET[byte & 31];
   return `${prefix}_${out}`;
 }
 

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { startApp, type TestApp } from '../support/app.js';
+import { type Answer, startApp, type TestApp } from '../support/app.js';
 import { databaseKinds } from '../support/database.js';
 import { until } from '../support/until.js';
 
@@ -50,7 +50,8 @@ describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) =
       const seen: string[] = [];
       let path: string | undefined = '/api/v1/users?limit=2';
       while (path) {
-        const { data, pagination } = (await app.get(path, app.adminKey)).json;
+        const answer: Answer = await app.get(path, app.adminKey);
+        const { data, pagination } = answer.json;
         seen.push(...data.map((user: { name: string }) => user.name));
         expect(pagination.has_more).toBe(pagination.next_cursor !== null);
         path = pagination.next_cursor ? `/api/v1/users?limit=2&cursor=${pagination.next_cursor}` : undefined;

@@ -9,7 +9,7 @@ import { type App, type AppOptions, createApp } from '../../src/app.js';
 import { type Config, readConfig } from '../../src/config.js';
 import { newKeyText } from '../../src/domains/api-keys/key-text.js';
 import { type Installation, openInstallation } from '../../src/domains/installation/installation.js';
-import { SERVER_OPTIONS } from '../../src/http/server.js';
+import { refuseBadHttp, SERVER_OPTIONS } from '../../src/http/server.js';
 import { newId } from '../../src/lib/ids.js';
 import { createLog } from '../../src/lib/log.js';
 import { DockerRuntime } from '../../src/runtime/docker/docker.js';
@@ -194,7 +194,8 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
     ...options.app,
   });
   await app.start();
-  const server = createServer(SERVER_OPTIONS, getRequestListener(app.edge.fetch, { errorHandler: app.edge.refuse, overrideGlobalObjects: false }));
+  const server = createServer(SERVER_OPTIONS, getRequestListener(app.edge.fetch, { errorHandler: app.edge.refuse }));
+  server.on('clientError', refuseBadHttp);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   return new TestApp({ url, adminKey, database, runtime, engine, gateways, installation, masterKey, config, dataDir }, app, server, beside === undefined && typeof options.database !== 'object');

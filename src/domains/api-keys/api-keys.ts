@@ -16,9 +16,12 @@ interface Kept {
   digest: Buffer;
   /** On the monotonic clock; the database's clock decided how long was left. */
   expiresAtMs: number;
+  /** Read anew after this: a process that dies between its commit and its word on the bus leaves copies behind. */
+  staleAtMs: number;
 }
 
 const KEPT_AT_MOST = 10_000;
+const KEPT_FOR_MS = 5_000;
 
 export interface ApiKeysOptions {
   db: Kysely<Schema>;
@@ -58,7 +61,7 @@ export class ApiKeys {
     if (sameDigest(digest, this.#adminDigest)) return { kind: 'admin', keyId: 'key_environment' };
     const keyId = keyIdOf(text);
     if (keyId === undefined) return undefined;
-    const kept = this.#kept.get(keyId) ?? (await this.#read(keyId));
+    const kept = this.#fresh(keyId) ?? (await this.#read(keyId));
     if (!kept || !sameDigest(digest, kept.digest)) return undefined;
     if (kept.expiresAtMs > performance.now()) return kept.caller;
     this.#kept.delete(keyId);
@@ -159,6 +162,11 @@ export class ApiKeys {
     return agent.id;
   }
 
+  #fresh(keyId: string): Kept | undefined {
+    const kept = this.#kept.get(keyId);
+    return kept !== undefined && kept.staleAtMs > performance.now() ? kept : undefined;
+  }
+
   async #read(keyId: string): Promise<Kept | undefined> {
     const trusted = this.#bus.trusted;
     let changed = false;
@@ -166,8 +174,13 @@ export class ApiKeys {
     const end = this.#bus.subscribe('*', (_id, topic) => (changed ||= topic === 'key' || topic === 'user' || topic === 'agent'));
     try {
       const row = await store.readForAuthenticationAcrossTenants(this.#db, keyId);
-      if (!row) return undefined;
-      const kept = { caller: callerFrom(row), digest: row.digest, expiresAtMs: row.left_ms === null ? Infinity : performance.now() + row.left_ms };
+      if (!row) {
+        this.#kept.delete(keyId);
+        return undefined;
+      }
+      const now = performance.now();
+      const expiresAtMs = row.left_ms === null ? Infinity : now + row.left_ms;
+      const kept = { caller: callerFrom(row), digest: row.digest, expiresAtMs, staleAtMs: now + KEPT_FOR_MS };
       if (trusted && this.#bus.trusted && !changed) this.#keep(keyId, kept);
       return kept;
     } finally {

@@ -8,11 +8,14 @@ import type { TiersTable } from './tiers.table.js';
 
 export type Tier = Selectable<TiersTable>;
 
+/** A process that dies between its commit and its word on the bus leaves copies behind: none is older than this. */
+const KEPT_FOR_MS = 5_000;
+
 /** The plans. Rows of the database, read often and changed seldom: kept in memory until the bus says that one changed. */
 export class Tiers {
   readonly #db: Kysely<Schema>;
   readonly #bus: Bus;
-  readonly #kept = new Map<string, Tier>();
+  readonly #kept = new Map<string, { tier: Tier; staleAtMs: number }>();
 
   constructor({ db, bus }: { db: Kysely<Schema>; bus: Bus }) {
     this.#db = db;
@@ -27,19 +30,24 @@ export class Tiers {
 
   /** `invalid_request` naming the field when there is no such tier. */
   async get(name: string): Promise<Tier> {
-    const kept = this.#kept.get(name);
+    const kept = this.#fresh(name);
     if (kept) return kept;
     const tier = await store.readTierAcrossTenants(this.#db, name);
     if (!tier) throw await this.#unknown();
-    if (this.#bus.trusted) this.#kept.set(name, tier);
+    if (this.#bus.trusted) this.#kept.set(name, { tier, staleAtMs: performance.now() + KEPT_FOR_MS });
     return tier;
   }
 
   /** Within a transaction: a tier that is not kept is read over the transaction's own connection. */
   async getIn(trx: Transaction<Schema>, name: string): Promise<Tier> {
-    const tier = this.#kept.get(name) ?? (await store.readTierAcrossTenants(trx, name));
+    const tier = this.#fresh(name) ?? (await store.readTierAcrossTenants(trx, name));
     if (!tier) throw new Error(`there is no tier ${name}`);
     return tier;
+  }
+
+  #fresh(name: string): Tier | undefined {
+    const kept = this.#kept.get(name);
+    return kept !== undefined && kept.staleAtMs > performance.now() ? kept.tier : undefined;
   }
 
   async #unknown(): Promise<AppError> {
