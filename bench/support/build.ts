@@ -1,0 +1,48 @@
+import { execFile } from 'node:child_process';
+import { copyFile, mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { build as bundle } from 'esbuild';
+
+const ROOT = fileURLToPath(new URL('../../', import.meta.url));
+const BUILD = join(ROOT, 'bench/results/build');
+const run = promisify(execFile);
+let built: Promise<void> | undefined;
+
+/** What operators run, built as `npm run build` does but into a folder of its own: dist/ is left alone, and leaves this alone. */
+export interface Build {
+  main: string;
+  gateway: string;
+}
+
+export async function buildBerth(): Promise<Build> {
+  await (built ??= makeBuild());
+  return { main: join(BUILD, 'dist/src/main.js'), gateway: join(BUILD, 'agent-image/dist/gateway.mjs') };
+}
+
+/** A program of `bench/programs` as one file for plain Node: a loader would cost time where it is measured. */
+export async function buildProgram(name: string): Promise<string> {
+  const outfile = join(BUILD, 'programs', `${name}.mjs`);
+  await bundle({ ...NODE, packages: 'external', entryPoints: [join(ROOT, `bench/programs/${name}.ts`)], outfile });
+  return outfile;
+}
+
+const NODE = { bundle: true, platform: 'node', format: 'esm', target: 'node20', logLevel: 'warning' } as const;
+
+async function makeBuild(): Promise<void> {
+  await mkdir(join(BUILD, 'dist'), { recursive: true });
+  // Berth finds its version, and the gateway, by the package.json above it.
+  await copyFile(join(ROOT, 'package.json'), join(BUILD, 'package.json'));
+  await writeFile(join(ROOT, 'bench/results/.gitignore'), '*\n');
+  await bundle({
+    ...NODE,
+    entryPoints: [join(ROOT, 'agent-image/src/main.ts')],
+    outfile: join(BUILD, 'agent-image/dist/gateway.mjs'),
+  });
+  const tsc = join(ROOT, 'node_modules/typescript/bin/tsc');
+  const compiled = run(process.execPath, [tsc, '-p', 'tsconfig.build.json', '--outDir', join(BUILD, 'dist')], { cwd: ROOT });
+  await compiled.catch((error: { stdout?: string }) =>
+    process.stderr.write(`bench: the types are not in order:\n${error.stdout ?? ''}`),
+  );
+}
