@@ -51,15 +51,14 @@ export async function markDeleting(db: Db, userId: string): Promise<boolean> {
 }
 
 /** Users on the way out of whom no container or volume is left. */
-export async function readErasableAcrossTenants(db: Db): Promise<string[]> {
-  const rows = await db
+export async function readErasableAcrossTenants(db: Db) {
+  return db
     .selectFrom('users as u')
-    .select('u.id')
+    .select(['u.id', 'u.data_key'])
     .where('u.deleting_at', 'is not', null)
     .where(({ not, exists, selectFrom }) => not(exists(selectFrom('deployments as d').select('d.id').whereRef('d.user_id', '=', 'u.id'))))
     .limit(100)
     .execute();
-  return rows.map((row) => row.id);
 }
 
 /** The last row goes; a digest of the id stays, so that it can be shown that the deletion was done. */

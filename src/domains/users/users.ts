@@ -121,11 +121,12 @@ export class Users {
 
   /** Removes the rows of users of whom nothing else is left. */
   async eraseGone(): Promise<void> {
-    for (const userId of await store.readErasableAcrossTenants(this.#db)) {
+    for (const { id: userId, data_key: dataKey } of await store.readErasableAcrossTenants(this.#db)) {
       await this.#db.transaction().execute(async (trx) => {
         for (const eraser of this.#options.erasers) await eraser.erase(trx, userId);
         await store.eraseUser(trx, userId);
       });
+      this.#options.vault.forget(dataKey);
       this.#options.bus.publish('user', userId);
     }
   }
