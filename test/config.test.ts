@@ -1,6 +1,7 @@
+import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { ConfigError, isLoopback, readConfig } from '../src/config.js';
+import { ConfigError, Environment, isLoopback, readConfig } from '../src/config.js';
 
 function problemsOf(env: Record<string, string>): string[] {
   try {
@@ -70,5 +71,30 @@ describe('readConfig', () => {
 
   test('a previous master key is of no use without the present one', () => {
     expect(problemsOf({ MASTER_KEY_PREVIOUS: 'x' })).toEqual(['MASTER_KEY_PREVIOUS needs MASTER_KEY']);
+  });
+});
+
+describe('docs/operations.md', () => {
+  const page = readFileSync(new URL('../docs/operations.md', import.meta.url), 'utf8');
+  const rows = [...page.matchAll(/^\| `([A-Z_]+)` \| (unset|`[^`]*`) \| (.+) \|$/gm)].map(([, name = '', value = '']) => [
+    name,
+    value.replaceAll('`', ''),
+  ]);
+
+  test('has every setting, with its default', () => {
+    const defaults: Record<string, unknown> = Environment.parse({});
+    const said = (name: string): string => {
+      const value = defaults[name];
+      if (name === 'LINK_DIR') return 'DATA_DIR/link';
+      if (value === undefined || (Array.isArray(value) && value.length === 0)) return 'unset';
+      return typeof value === 'boolean' ? (value ? 'on' : 'off') : String(value);
+    };
+    const expected = Object.keys(Environment.shape).map((name) => [name, said(name)]);
+    expect(Object.fromEntries(rows)).toEqual(Object.fromEntries(expected));
+  });
+
+  test('names the models that keys choose', () => {
+    for (const key of ['OPENAI_API_KEY', 'ANTHROPIC_API_KEY'])
+      expect(page).toContain(readConfig({ [key]: 'k' }).config.defaultModel);
   });
 });
