@@ -21,6 +21,9 @@ export interface ConnectionEvents {
 /** Bytes that one request of Berth's may cost in answer without carrying payload: headers, window updates, acknowledgements. */
 const REQUEST_OVERHEAD_BYTES = 2048;
 
+/** What a large piece costs to pass on, next to an empty one. */
+const BYTES_PER_PIECE = 4096;
+
 /** A link over one connection that an instance dialled: Berth is its HTTP/2 client. */
 export class LinkConnection implements Link {
   readonly instanceId: string;
@@ -31,7 +34,7 @@ export class LinkConnection implements Link {
   readonly #events: ConnectionEvents;
   readonly #session: ClientHttp2Session;
   readonly #streams = new Set<ClientHttp2Stream>();
-  readonly #chunks: Bucket;
+  readonly #pieces: Bucket;
   readonly #cost = new CostMeter();
   #held: (() => void)[] = [];
   #delivered = 0;
@@ -51,7 +54,7 @@ export class LinkConnection implements Link {
     this.#socket = socket;
     this.#limits = limits;
     this.#events = events;
-    this.#chunks = new Bucket(limits.chunkBurst, limits.chunksPerS);
+    this.#pieces = new Bucket(limits.pieceBurst, limits.piecesPerS);
     this.#pingDueMs = performance.now() + limits.pingEveryMs;
     if (head.length > 0) socket.unshift(head);
     // The HTTP server left it half open at the peer's end; HTTP/2 knows no such thing and would never notice.
@@ -148,7 +151,7 @@ export class LinkConnection implements Link {
     this.#delivered += bytes;
     if (piece <= FREE_PIECES) return true;
     if (bytes < TINY_BYTES) this.#events.onTiny();
-    if (this.#chunks.take()) return true;
+    if (this.#pieces.borrow(1 + bytes / BYTES_PER_PIECE) === 0) return true;
     this.#held.push(release);
     return false;
   }

@@ -6,8 +6,9 @@ import type { Log } from '../lib/log.js';
 import { Bucket } from './bucket.js';
 import { checkHostHeader, type ForwardTarget, forwardRequest, parseAbsoluteForm } from './forward.js';
 import type { LinkIdentity } from './link.js';
-import { answerRaw, type Egress } from './listener.js';
+import type { Egress } from './listener.js';
 import { checkPolicy, type EgressPolicy, parseTarget, type Target } from './policy.js';
+import { answerRaw } from './refusal.js';
 import { createResolver, dialChecked, parseDenied, resolveChecked } from './resolve.js';
 import { runTunnel } from './tunnel.js';
 
@@ -167,7 +168,12 @@ export class EgressProxy implements Egress {
     });
   }
 
-  async #carry(identity: LinkIdentity, request: IncomingMessage, response: ServerResponse, read: () => ForwardTarget): Promise<void> {
+  async #carry(
+    identity: LinkIdentity,
+    request: IncomingMessage,
+    response: ServerResponse,
+    read: () => ForwardTarget,
+  ): Promise<void> {
     const target = read();
     const policy = await this.#options.policyOf(identity);
     checkPolicy(policy, target);
@@ -189,7 +195,10 @@ export class EgressProxy implements Egress {
     const onClose = () => gone.abort(new AppError('upstream_error', 'the caller hung up'));
     waiting.once('close', onClose);
     try {
-      return await dialChecked(await this.#resolve(target.host), target.port, { timeoutMs: this.#limits.dialMs, signal: gone.signal });
+      return await dialChecked(await this.#resolve(target.host), target.port, {
+        timeoutMs: this.#limits.dialMs,
+        signal: gone.signal,
+      });
     } finally {
       waiting.off('close', onClose);
     }
@@ -199,7 +208,11 @@ export class EgressProxy implements Egress {
     if (this.#lookUps >= this.#limits.maxLookUps) throw new AppError('unavailable', 'too many names are being looked up');
     this.#lookUps += 1;
     try {
-      return await resolveChecked(host, { resolver: this.#currentResolver(), timeoutMs: this.#limits.lookUpMs, deny: this.#deny });
+      return await resolveChecked(host, {
+        resolver: this.#currentResolver(),
+        timeoutMs: this.#limits.lookUpMs,
+        deny: this.#deny,
+      });
     } finally {
       this.#lookUps -= 1;
     }
@@ -238,7 +251,7 @@ export class EgressProxy implements Egress {
 
   #countRefusal(identity: LinkIdentity, target: string, error: unknown): void {
     this.#account(identity).traffic.refused += 1;
-    this.#options.log.info({ ...identity, target: target.slice(0, 300), reason: messageOf(error) }, 'egress refused or failed');
+    this.#options.log.info({ ...identity, target: hostPart(target), reason: messageOf(error) }, 'egress refused or failed');
   }
 }
 
@@ -257,6 +270,11 @@ function statusOf(error: unknown): number {
 
 function publicMessage(error: unknown): string {
   return error instanceof AppError ? error.message : 'the upstream failed';
+}
+
+/** A URL's path and query are the agent's own business, and may hold its secrets. */
+function hostPart(target: string): string {
+  return target.replace(/^(https?:\/\/)?([^/?#]*).*$/is, '$2').slice(0, 260);
 }
 
 function emptyTraffic(): EgressTraffic {

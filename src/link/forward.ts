@@ -56,8 +56,10 @@ export async function forwardRequest(
 ): Promise<void> {
   upstream.setTimeout(options.idleMs, () => upstream.destroy(new Error('nothing moved for too long')));
   const onward = http.request({
+    // No `agent`, not even false: any would make a connection of its own, to localhost.
     createConnection: () => upstream,
-    agent: false,
+    host: upstream.remoteAddress,
+    port: upstream.remotePort,
     setHost: false,
     method: request.method ?? 'GET',
     path: target.path,
@@ -66,7 +68,7 @@ export async function forwardRequest(
   });
   const answered = new Promise<IncomingMessage>((resolve, reject) => {
     onward.once('response', resolve);
-    onward.once('error', reject);
+    onward.on('error', reject);
     onward.once('close', () => reject(new Error('the connection was closed')));
     // Switching protocols was never asked for.
     onward.once('upgrade', (_response, socket) => socket.destroy());
@@ -76,6 +78,7 @@ export async function forwardRequest(
   sent.catch(() => {});
   try {
     const answer = await answered;
+    response.sendDate = false;
     response.writeHead(answer.statusCode ?? 502, answerHeaders(answer));
     await pipeline(answer, response);
   } finally {

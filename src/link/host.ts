@@ -56,14 +56,21 @@ export class LinkHost {
     this.#log = options.log;
   }
 
-  /** Listens for one instance. Again with the same instance: takes the (maybe new) token digest and changes nothing else. */
+  /**
+   * Listens for one instance. Again with the same instance: takes the (maybe new) token digest and changes nothing else; with
+   * another owner: cuts its connections, and it dials anew.
+   */
   open(identity: LinkIdentity, tokenSha256Hex: string): Promise<LinkListener> {
     return this.#oneAtATime(identity.instanceId, async () => {
       if (this.#isShutDown) throw new AppError('unavailable', 'this process is stopping');
       const dir = await makeFolder(this.#options.dir, identity.instanceId);
       const existing = this.#listeners.get(identity.instanceId);
-      if (existing) existing.setToken(tokenSha256Hex);
-      else await this.#listen(identity, dir, tokenSha256Hex);
+      if (existing && isSame(existing.identity, identity)) {
+        existing.setToken(tokenSha256Hex);
+      } else {
+        await existing?.close('the instance has another owner');
+        await this.#listen(identity, dir, tokenSha256Hex);
+      }
       return { ...identity, dir };
     });
   }
@@ -86,6 +93,7 @@ export class LinkHost {
   /** Closes, and deletes the instance's folder. */
   async remove(instanceId: string): Promise<void> {
     await this.close(instanceId, 'the instance was removed');
+    this.#options.egress?.forget(instanceId);
     await removeFolder(this.#options.dir, instanceId);
   }
 
@@ -130,6 +138,11 @@ export class LinkHost {
       waiters.add(waiter);
       signal.addEventListener('abort', onAbort, { once: true });
     });
+  }
+
+  /** Cuts what the instance has open to the internet, so that a stricter policy counts at once. */
+  cutTunnels(instanceId: string): void {
+    this.#listeners.get(instanceId)?.cutTunnels();
   }
 
   /** The instance is about to be frozen: it is not asked for signs of life until `resumeWatch`. */
@@ -215,4 +228,8 @@ export class LinkHost {
     });
     return result;
   }
+}
+
+function isSame(a: LinkIdentity, b: LinkIdentity): boolean {
+  return a.instanceId === b.instanceId && a.deploymentId === b.deploymentId && a.userId === b.userId;
 }

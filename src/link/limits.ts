@@ -24,9 +24,9 @@ export interface LinkLimits {
   /** Bytes that carry no payload: how many at once, and how many a second for ever. */
   framingBurstBytes: number;
   framingBytesPerS: number;
-  /** Pieces of payload of one instance: how many at once, and how many a second; above it the streams are held back. */
-  chunkBurst: number;
-  chunksPerS: number;
+  /** Pieces of payload on one link (4 KiB count as one more): how many at once, and how many a second; above it streams are held back. */
+  pieceBurst: number;
+  piecesPerS: number;
   /** Pieces of payload under 64 bytes: how many at once, and how many a second, before the instance is cut. */
   tinyBurst: number;
   tinyPerS: number;
@@ -52,7 +52,7 @@ export const DEFAULT_LIMITS: LinkLimits = {
   bodyTimeoutMs: 60_000,
   handshakeMs: 5_000,
   maxHeaderBytes: 16 * 1024,
-  maxPlainInFlight: 32,
+  maxPlainInFlight: 48,
   maxStreams: 256,
   windowBytes: 64 * 1024,
   pingEveryMs: 15_000,
@@ -61,14 +61,14 @@ export const DEFAULT_LIMITS: LinkLimits = {
   watchEveryMs: 200,
   framingBurstBytes: 256 * 1024,
   framingBytesPerS: 32 * 1024,
-  chunkBurst: 20_000,
-  chunksPerS: 20_000,
+  pieceBurst: 20_000,
+  piecesPerS: 20_000,
   tinyBurst: 4_000,
   tinyPerS: 1_000,
-  connectionBurst: 512,
-  connectionsPerS: 64,
-  plainBurst: 512,
-  plainPerS: 128,
+  connectionBurst: 1_024,
+  connectionsPerS: 256,
+  plainBurst: 2_000,
+  plainPerS: 1_000,
   linkBurst: 20,
   linksPerS: 1,
   wrongTokensPerMinute: 10,

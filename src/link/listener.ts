@@ -10,11 +10,14 @@ import { checkSocketPath, ignoreMissing } from './folder.js';
 import type { LinkLimits } from './limits.js';
 import type { InstanceSideHandler, LinkIdentity } from './link.js';
 import { type Cost, MeteredMessage, meterOf, SocketMeter } from './meter.js';
+import { answerPlain, answerRaw, NO_EGRESS, type Refusal, upgradeRefusal } from './refusal.js';
 
 /** The way out to the internet that an instance may be given. The caller is proven, as for plain requests. */
 export interface Egress {
   connect(identity: LinkIdentity, request: IncomingMessage, socket: Socket, head: Buffer): void;
   forward(identity: LinkIdentity, request: IncomingMessage, response: ServerResponse): void;
+  /** The instance is no more. */
+  forget(instanceId: string): void;
 }
 
 export interface ListenerOptions {
@@ -96,6 +99,11 @@ export class InstanceListener {
     clearTimeout(this.#relisten);
     await this.#unlisten();
     this.#cutAll(reason);
+  }
+
+  /** Cuts what the instance has open to the internet, so that a stricter policy counts at once. */
+  cutTunnels(): void {
+    for (const socket of this.#tunnels) socket.destroy();
   }
 
   pauseWatch(): void {
@@ -259,7 +267,9 @@ export class InstanceListener {
   #countRefusal(): void {
     if (this.#closed || this.#relisten || this.#conduct.refusals.take()) return;
     const lengthMs = this.#punish('kept calling after it was refused');
-    void this.#unlisten().catch((error: unknown) => this.#options.log.error({ err: error }, 'could not take down an instance socket'));
+    void this.#unlisten().catch((error: unknown) =>
+      this.#options.log.error({ err: error }, 'could not take down an instance socket'),
+    );
     this.#relisten = setTimeout(() => {
       this.#relisten = undefined;
       this.listen().catch((error: unknown) => this.#options.log.error({ err: error }, 'could not listen again'));
@@ -315,48 +325,4 @@ export class InstanceListener {
     server.close();
     await unlink(this.#options.socketPath).catch(ignoreMissing);
   }
-}
-
-interface Refusal {
-  status: number;
-  message: string;
-  retryAfterS?: number;
-}
-
-const NO_EGRESS: Refusal = { status: 403, message: 'this instance has no way out to the internet' };
-
-function upgradeRefusal(request: IncomingMessage): Refusal | undefined {
-  const isLink = request.url === '/link' && request.headers.upgrade?.toLowerCase() === 'berth-link';
-  if (!isLink || request.method !== 'GET') return { status: 404, message: 'only GET /link can be upgraded, to berth-link' };
-  if (request.headers['x-berth-protocol'] !== '1') return { status: 400, message: 'X-Berth-Protocol must be 1' };
-  return undefined;
-}
-
-function answerPlain(response: ServerResponse, refusal: Refusal): void {
-  const body = JSON.stringify({ error: { message: refusal.message, type: REFUSAL_TYPES[refusal.status] ?? 'invalid_request_error' } });
-  // Closing spares reading a body that nobody wants.
-  if (refusal.retryAfterS !== undefined) response.setHeader('retry-after', refusal.retryAfterS);
-  response.writeHead(refusal.status, {
-    'content-type': 'application/json',
-    'content-length': Buffer.byteLength(body),
-    connection: 'close',
-  });
-  response.end(body);
-}
-
-const REFUSAL_TYPES: Record<number, string> = {
-  401: 'authentication_error',
-  403: 'permission_error',
-  407: 'authentication_error',
-  429: 'rate_limit_error',
-};
-
-/** Answers on a connection that the HTTP server has given away, and closes it. */
-export function answerRaw(socket: Socket, status: number, body: string, retryAfterS?: number): void {
-  const retry = retryAfterS ? `Retry-After: ${retryAfterS}\r\n` : '';
-  socket.write(
-    `HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\nContent-Type: text/plain; charset=utf-8\r\n` +
-      `Content-Length: ${Buffer.byteLength(body)}\r\n${retry}Connection: close\r\n\r\n${body}`,
-  );
-  socket.destroySoon();
 }

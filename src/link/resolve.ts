@@ -117,13 +117,13 @@ function dialOne(to: CheckedAddress, port: number, timeoutMs: number, signal: Ab
     const onAbort = () => fail(signal?.reason);
     const timer = setTimeout(() => fail(new AppError('timeout', 'no answer in time')), timeoutMs);
     signal?.addEventListener('abort', onAbort, { once: true });
-    socket.once('error', fail);
+    // Stays for good, so that a connection that fails while it changes hands ends nothing but itself.
+    socket.on('error', fail);
     socket.once('connect', () => {
       // A route may make the host answer for addresses that no interface shows; both ends are then the same.
       if (socket.localAddress === socket.remoteAddress) return fail(new AppError('forbidden', 'an address of the host itself'));
       clearTimeout(timer);
       signal?.removeEventListener('abort', onAbort);
-      socket.off('error', fail);
       resolve(socket);
     });
   });

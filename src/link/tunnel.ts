@@ -26,20 +26,18 @@ const UNRECOGNIZED_NAME = Buffer.from([21, 3, 3, 0, 2, 2, 112]);
 export function runTunnel(client: Socket, head: Buffer, upstream: Socket, options: TunnelOptions): Promise<string | undefined> {
   return new Promise((resolve) => {
     let refusal: string | undefined;
-    const end = () => {
-      clearTimeout(idle);
-      clearTimeout(hello);
+    let open = 2;
+    const cut = () => {
       client.destroy();
       upstream.destroy();
-      resolve(refusal);
     };
     const refuse = (reason: string) => {
       refusal = reason;
       upstream.destroy();
-      if (client.writable) client.end(UNRECOGNIZED_NAME);
+      if (client.writable) client.write(UNRECOGNIZED_NAME);
       client.destroySoon();
     };
-    const idle = setTimeout(end, options.idleMs);
+    const idle = setTimeout(cut, options.idleMs);
     const hello = setTimeout(() => refuse('no TLS ClientHello in time'), options.helloTimeoutMs);
     if (!options.isTlsOnly) clearTimeout(hello);
     const moved = (direction: 'up' | 'down', bytes: number) => {
@@ -47,10 +45,20 @@ export function runTunnel(client: Socket, head: Buffer, upstream: Socket, option
       options.onBytes(direction, bytes);
       return options.pace.borrow(bytes);
     };
-    client.once('close', end);
-    upstream.once('close', end);
-    client.on('error', end);
-    upstream.on('error', end);
+    for (const [socket, other] of [
+      [client, upstream],
+      [upstream, client],
+    ] as const) {
+      socket.on('error', () => socket.destroy());
+      socket.once('close', () => {
+        clearTimeout(hello);
+        // Not `destroy`: what was read from the one is still to be written to the other.
+        other.destroySoon();
+        if (--open > 0) return;
+        clearTimeout(idle);
+        resolve(refusal);
+      });
+    }
     relay(upstream, client, (bytes) => moved('down', bytes));
     judgeFirst(client, head, options, refuse, (first) => {
       clearTimeout(hello);
@@ -84,7 +92,9 @@ function relay(from: Socket, to: Socket, moved: (bytes: number) => number): void
     isFull = false;
     go();
   });
-  from.once('end', () => to.end());
+  if (from.readableEnded) to.end();
+  else from.once('end', () => to.end());
+  from.resume();
 }
 
 function judgeFirst(

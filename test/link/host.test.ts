@@ -40,10 +40,19 @@ describe('requests over a link', () => {
     const host = await hostForTest();
     const { link } = await linked(host, 'a', async (request, response) => {
       const body = await text(request);
-      response.writeHead(201, { 'x-seen': `${request.method} ${request.url} ${request.headers['x-berth-turn']}`, 'set-cookie': ['a=1', 'b=2'] });
+      response.writeHead(201, {
+        'x-seen': `${request.method} ${request.url} ${request.headers['x-berth-turn']}`,
+        'set-cookie': ['a=1', 'b=2'],
+      });
       response.end(body.toUpperCase());
     });
-    const answer = await link.request({ method: 'PUT', path: '/berth/v1/config?x=1', headers: { 'x-berth-turn': 'trn_1' }, body: 'hello', timeoutMs: 2_000 });
+    const answer = await link.request({
+      method: 'PUT',
+      path: '/berth/v1/config?x=1',
+      headers: { 'x-berth-turn': 'trn_1' },
+      body: 'hello',
+      timeoutMs: 2_000,
+    });
     expect(answer.status).toBe(201);
     expect(answer.headers['x-seen']).toBe('PUT /berth/v1/config?x=1 trn_1');
     expect(answer.headers['set-cookie']).toBe('a=1, b=2');
@@ -60,7 +69,12 @@ describe('requests over a link', () => {
       request.on('error', () => {});
       response.end(await text(request).catch(() => ''));
     });
-    const answer = await link.request({ method: 'POST', path: '/', body: Readable.from(['one ', 'two ', 'three']), timeoutMs: 2_000 });
+    const answer = await link.request({
+      method: 'POST',
+      path: '/',
+      body: Readable.from(['one ', 'two ', 'three']),
+      timeoutMs: 2_000,
+    });
     expect(await text(answer.body)).toBe('one two three');
     const failing = Readable.from(
       (async function* () {
@@ -69,7 +83,9 @@ describe('requests over a link', () => {
         throw new Error('the source broke');
       })(),
     );
-    await expect(link.request({ method: 'POST', path: '/', body: failing, timeoutMs: 2_000 })).rejects.toThrow('the source broke');
+    await expect(link.request({ method: 'POST', path: '/', body: failing, timeoutMs: 2_000 })).rejects.toThrow(
+      'the source broke',
+    );
     await until(() => codes.length === 2, 'the peer to see the end of both');
     expect(codes).toEqual([0, 8]);
   });
@@ -108,7 +124,9 @@ describe('requests over a link', () => {
     unread.body.destroy();
     await until(() => codes.length >= 2, 'the peer to see the resets');
     expect(codes.every((code) => code === 8)).toBe(true);
-    await expect(link.request({ method: 'GET', path: '/', signal: AbortSignal.abort(new Error('no')), timeoutMs: 1 })).rejects.toThrow('no');
+    await expect(
+      link.request({ method: 'GET', path: '/', signal: AbortSignal.abort(new Error('no')), timeoutMs: 1 }),
+    ).rejects.toThrow('no');
   });
 
   test('a link lost amid a body is an error of the body, and of what comes after', async () => {
@@ -189,6 +207,22 @@ describe('requests over a link', () => {
     expect(host.abuses).toEqual([]);
   });
 
+  test('pieces beyond the pace are held back, and all arrive', async () => {
+    const host = await hostForTest({ limits: { pieceBurst: 40, piecesPerS: 400, watchEveryMs: 10 } });
+    const { link } = await linked(host, 'a', async (_request, response) => {
+      for (let i = 0; i < 200; i++) {
+        response.write(`${i} `.padEnd(100));
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      response.end();
+    });
+    const started = performance.now();
+    const answer = await link.request({ method: 'GET', path: '/', timeoutMs: 2_000 });
+    expect((await text(answer.body)).trim().split(/ +/)).toEqual(Array.from({ length: 200 }, (_, i) => String(i)));
+    expect(performance.now() - started).toBeGreaterThan(100);
+    expect(host.abuses).toEqual([]);
+  });
+
   test('a peer that says goodbye finishes what is open and gets nothing new', async () => {
     const host = await hostForTest();
     const { link, gateway } = await linked(host, 'a', (_request, response) => {
@@ -249,7 +283,10 @@ describe('the registry', () => {
     cleanups.push(() => two.host.shutdown());
     const instance = await one.instance('a');
     await two.host.open(instance, sha256(instance.token));
-    for (const [process, host] of [['prc_1', one], ['prc_2', two]] as const) {
+    for (const [process, host] of [
+      ['prc_1', one],
+      ['prc_2', two],
+    ] as const) {
       const gateway = new Gateway((_request, response) => response.end(process));
       cleanups.push(() => gateway.close());
       await gateway.dial(path.join(instance.folder, `${process}.sock`), instance.token);
@@ -312,6 +349,18 @@ describe('folders', () => {
     expect((await call(instance.socketPath, 'other')).status).toBe(200);
   });
 
+  test('opening for another owner cuts what the first one had', async () => {
+    const host = await hostForTest();
+    const { link, instance } = await linked(host, 'a', (_request, response) => response.end());
+    await host.host.open({ ...instance, deploymentId: 'dep_new' }, sha256(instance.token));
+    expect(link.closed).toBe(true);
+    const gateway = new Gateway((_request, response) => response.end());
+    cleanups.push(() => gateway.close());
+    await gateway.dial(instance.socketPath, instance.token);
+    await until(() => host.host.get('dep_new') !== undefined, 'the link of the new owner');
+    expect(host.host.get('dep_a')).toBeUndefined();
+  });
+
   test('lose the sockets of dead processes, keep those of living ones, and follow no symlink', async () => {
     const dir = await mkdtemp(path.join(tmpdir(), 'bl-'));
     cleanups.push(() => rm(dir, { recursive: true, force: true }));
@@ -355,7 +404,9 @@ describe('folders', () => {
     expect(() => new LinkHost({ dir: deep, processId: 'prc_1', log: silentLog, handler: () => {} })).toThrow(/107/);
     expect(() => checkLinkDir('/var/lib/berth/link')).not.toThrow();
     const host = await hostForTest();
-    await expect(host.host.open({ instanceId: '../up', deploymentId: 'd', userId: 'u' }, sha256('x'))).rejects.toMatchObject({ code: 'invalid_request' });
+    await expect(host.host.open({ instanceId: '../up', deploymentId: 'd', userId: 'u' }, sha256('x'))).rejects.toMatchObject({
+      code: 'invalid_request',
+    });
   });
 });
 

@@ -211,7 +211,12 @@ describe('peers that got in', () => {
     peer.onFrame((seen) => {
       if (seen.type !== FRAME.headers) return;
       const name = Buffer.from('x'.repeat(60));
-      const field = Buffer.concat([Buffer.from([0, 60]), name, Buffer.from([127, 128 + 65, 30]), Buffer.alloc(127 + 65 + 30 * 128, 'v')]);
+      const field = Buffer.concat([
+        Buffer.from([0, 60]),
+        name,
+        Buffer.from([127, 128 + 65, 30]),
+        Buffer.alloc(127 + 65 + 30 * 128, 'v'),
+      ]);
       const block = Buffer.concat([STATUS_200, ...Array<Buffer>(5).fill(field)]);
       peer.send(frame(FRAME.headers, 0, seen.streamId, block.subarray(0, 16_000)));
       peer.send(frame(FRAME.continuation, 4, seen.streamId, block.subarray(16_000)));
@@ -265,7 +270,9 @@ describe('peers that got in', () => {
         this.push(Buffer.alloc(16_384));
       },
     });
-    await expect(link.request({ method: 'POST', path: '/', body: source, timeoutMs: 300 })).rejects.toMatchObject({ code: 'timeout' });
+    await expect(link.request({ method: 'POST', path: '/', body: source, timeoutMs: 300 })).rejects.toMatchObject({
+      code: 'timeout',
+    });
     expect(produced).toBeLessThan(1024 * 1024);
     expect(source.destroyed).toBe(true);
   });
@@ -273,8 +280,22 @@ describe('peers that got in', () => {
 
 describe('floods from another process', () => {
   const kinds = [
-    'priority', 'altsvc', 'origin', 'unknown', 'ping', 'pong', 'settings', 'window', 'emptydata', 'tinydata', 'headers',
-    'continuation', 'push', 'rst', 'http', 'chunks',
+    'priority',
+    'altsvc',
+    'origin',
+    'unknown',
+    'ping',
+    'pong',
+    'settings',
+    'window',
+    'emptydata',
+    'tinydata',
+    'headers',
+    'continuation',
+    'push',
+    'rst',
+    'http',
+    'chunks',
   ];
   test.each(kinds)('of %s are cut, while the neighbour and a timer go on', async (kind) => {
     const host = await hostForTest({ limits: { penaltyFirstMs: 60_000, pingEveryMs: 500, pingAnswerMs: 500 } });
@@ -304,7 +325,9 @@ describe('floods from another process', () => {
     const sent = Number(/cut (\d+)/.exec(await output)?.[1]);
     const lateMs = lateness.stop();
     if (process.env['LINK_SHOW']) {
-      console.log(`${kind}: ${Math.round(performance.now() - started)} ms, ${sent} B, neighbour ${Math.round(slowestMs)} ms, timer ${Math.round(lateMs)} ms, ${host.abuses[0]?.reason ?? host.downs[0]}`);
+      console.log(
+        `${kind}: ${Math.round(performance.now() - started)} ms, ${sent} B, neighbour ${Math.round(slowestMs)} ms, timer ${Math.round(lateMs)} ms, ${host.abuses[0]?.reason ?? host.downs[0]}`,
+      );
     }
     expect(sent).toBeGreaterThan(0);
     expect(slowestMs).toBeLessThan(2_000);
@@ -329,4 +352,3 @@ function watchTimer(): { stop(): number } {
     },
   };
 }
-

@@ -29,7 +29,19 @@ export function upgradeHeader(token: string): string {
   );
 }
 
-export const FRAME = { data: 0, headers: 1, priority: 2, rst: 3, settings: 4, push: 5, ping: 6, goaway: 7, window: 8, continuation: 9, altsvc: 10 };
+export const FRAME = {
+  data: 0,
+  headers: 1,
+  priority: 2,
+  rst: 3,
+  settings: 4,
+  push: 5,
+  ping: 6,
+  goaway: 7,
+  window: 8,
+  continuation: 9,
+  altsvc: 10,
+};
 
 /** One HTTP/2 frame: 24 bits of length, type, flags, stream id, payload (RFC 9113, section 4.1). */
 export function frame(type: number, flags: number, streamId: number, payload: Buffer = Buffer.alloc(0)): Buffer {

@@ -1,0 +1,46 @@
+// The proxy of the egress tests, in a network namespace of its own; the unix sockets reach out of it. argv: link folder, options.
+import { createServer } from 'node:net';
+import { pino } from 'pino';
+import { LinkHost } from '../../src/link/host.js';
+import { EgressProxy } from '../../src/link/egress.js';
+import type { EgressPolicy } from '../../src/link/policy.js';
+import { sha256, silentLog } from './gateway.js';
+
+const [dir = '', optionsText = '{}'] = process.argv.slice(2);
+const options = JSON.parse(optionsText) as {
+  policies: Record<string, EgressPolicy>;
+  limits: object;
+  servers: string[];
+  deny: string[];
+};
+const egress = new EgressProxy({
+  policyOf: (identity) => options.policies[identity.instanceId.slice(4)] ?? { mode: 'closed' },
+  log: process.env['LINK_SHOW'] ? pino({ level: 'info' }, pino.destination(2)) : silentLog,
+  servers: options.servers,
+  deny: options.deny,
+  limits: options.limits,
+});
+const host = new LinkHost({
+  dir,
+  processId: 'p',
+  log: silentLog,
+  egress,
+  handler: (identity, request, response) => {
+    request.resume();
+    response.end(JSON.stringify({ ...egress.traffic(identity.instanceId), rss: process.memoryUsage().rss }));
+  },
+});
+for (const name of Object.keys(options.policies)) {
+  await host.open({ instanceId: `ins_${name}`, deploymentId: `dep_${name}`, userId: `usr_${name}` }, sha256(`token-${name}`));
+}
+process.on('message', (message: { policies?: Record<string, EgressPolicy>; cut?: string }) => {
+  Object.assign(options.policies, message.policies);
+  if (message.cut) host.cutTunnels(message.cut);
+  process.send?.('done');
+});
+// A service of the host itself, on every address that the host answers for.
+for (const port of [80, 443])
+  await new Promise<void>((resolve) =>
+    createServer((socket) => socket.on('error', () => {}).end('inside')).listen(port, '::', resolve),
+  );
+process.send?.('ready');
