@@ -1,23 +1,23 @@
 import { AppError, type ErrorCode } from '../../lib/errors.js';
 
 /** Codes of errors that a gateway reports in its stream: those of the LLM gateway, passed on, and its own. */
-const CODES: Record<string, ErrorCode> = {
-  insufficient_quota: 'limit_exceeded',
-  provider_rate_limited: 'rate_limited',
-  rate_limited: 'rate_limited',
-  provider_bad_request: 'invalid_request',
-  provider_stalled: 'timeout',
-  stalled: 'timeout',
-  timeout: 'timeout',
-  unavailable: 'unavailable',
-  unreachable: 'unavailable',
-  stopping: 'unavailable',
-};
+const CODES = new Map<string, ErrorCode>([
+  ['insufficient_quota', 'limit_exceeded'],
+  ['provider_rate_limited', 'rate_limited'],
+  ['rate_limited', 'rate_limited'],
+  ['provider_bad_request', 'invalid_request'],
+  ['provider_stalled', 'timeout'],
+  ['stalled', 'timeout'],
+  ['timeout', 'timeout'],
+  ['unavailable', 'unavailable'],
+  ['unreachable', 'unavailable'],
+  ['stopping', 'unavailable'],
+]);
 const RETRY_AFTER_S = 5;
 
 /** What a gateway says of a turn that failed, as the caller gets it. */
 export function reportedError({ message, code }: { message: string; code: string | null }): AppError {
-  const known = code === null ? undefined : CODES[code];
+  const known = code === null ? undefined : CODES.get(code);
   return withRetryAfter(new AppError(known ?? 'upstream_error', message || 'the agent failed'));
 }
 
