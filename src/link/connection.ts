@@ -14,12 +14,17 @@ export interface ConnectionEvents {
   onDown(reason: string): void;
   /** A tiny piece of payload came: counted at once, since ten thousand of them fit into one read of the socket. */
   onTiny(): void;
+  /** The peer broke the protocol in a way that ended the session. */
+  onViolation(reason: string): void;
   /** The connection is over, whether it was ever up or not. */
   onClosed(): void;
 }
 
 /** Bytes that one request of Berth's may cost in answer without carrying payload: headers, window updates, acknowledgements. */
 const REQUEST_OVERHEAD_BYTES = 2048;
+
+/** Ends of a session that only its peer can bring about: nghttp2's own errors, and floods of frames out of place. */
+const VIOLATIONS = new Set(['ERR_HTTP2_ERROR', 'ERR_HTTP2_TOO_MANY_INVALID_FRAMES']);
 
 /** What a large piece costs to pass on, next to an empty one. */
 const BYTES_PER_PIECE = 4096;
@@ -63,7 +68,7 @@ export class LinkConnection implements Link {
     this.#timer = setTimeout(() => this.close('the peer does not speak HTTP/2'), limits.handshakeMs);
     this.#session.once('remoteSettings', () => this.#onSettings());
     this.#session.once('goaway', () => this.#onGoaway());
-    this.#session.on('error', (error) => (this.#reason ??= messageOf(error)));
+    this.#session.on('error', (error: NodeJS.ErrnoException) => this.#onError(error));
     this.#session.once('close', () => this.#onClose());
   }
 
@@ -163,6 +168,11 @@ export class LinkConnection implements Link {
       this.#pingSentMs = undefined;
       this.#pingDueMs = performance.now() + this.#limits.pingEveryMs;
     });
+  }
+
+  #onError(error: NodeJS.ErrnoException): void {
+    this.#reason ??= messageOf(error);
+    if (VIOLATIONS.has(error.code ?? '')) this.#events.onViolation(messageOf(error));
   }
 
   #onSettings(): void {

@@ -212,6 +212,7 @@ export class InstanceListener {
       onUp: () => this.#onUp(link),
       onDown: (reason) => this.#options.onDown(link, reason),
       onTiny: () => this.#onTiny(),
+      onViolation: (reason) => this.#punish(`broke HTTP/2: ${reason}`),
       onClosed: () => this.#onLinkClosed(link),
     });
     this.#sockets.delete(socket);

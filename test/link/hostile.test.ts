@@ -332,6 +332,7 @@ describe('floods from another process', () => {
     expect(sent).toBeGreaterThan(0);
     expect(slowestMs).toBeLessThan(2_000);
     expect(lateMs).toBeLessThan(2_000);
+    if (kind !== 'continuation') expect(host.abuses).toHaveLength(1);
     expect(host.downs.filter((line) => line.startsWith('ins_neighbour'))).toEqual([]);
   });
 });
