@@ -108,8 +108,12 @@ export class Conversations {
 export class Conversation {
   readonly #path: string;
   readonly #options: ConversationsOptions;
-  #turns: { text: string; bytes: number; continues: boolean }[] = [];
-  #bytes = 0;
+  /**
+   * The messages of all turns below, as the inside of a JSON list: bytes outside of the heap, which as strings would be copied
+   * into every request and fill the heap with garbage.
+   */
+  #history = Buffer.alloc(0);
+  #turns: { bytes: number; continues: boolean }[] = [];
   #pending: string[] = [];
   /** Whether the file ends in the midst of a line, which a crash had cut. */
   #torn: boolean;
@@ -121,12 +125,12 @@ export class Conversation {
   }
 
   get bytes(): number {
-    return this.#bytes;
+    return this.#history.length;
   }
 
   /** Messages of the earlier turns that still fit, as the inside of a JSON list. */
-  get history(): string {
-    return this.#turns.map(({ text }) => text).join(',');
+  get history(): Buffer {
+    return this.#history;
   }
 
   /** Calls of the client's functions that wait for their results. */
@@ -159,22 +163,24 @@ export class Conversation {
 
   /** Keeps a turn in memory only. */
   take(record: TurnRecord): void {
-    const text = record.messages.join(',');
-    const bytes = Buffer.byteLength(text);
     const continues = isResult(record.messages[0]);
     // The head of a file's tail may begin in the midst of an exchange.
     if (continues && this.#turns.length === 0) return;
-    this.#turns.push({ text, bytes, continues });
-    this.#bytes += bytes;
+    const text = Buffer.from(record.messages.join(','));
+    this.#history = Buffer.concat(this.#turns.length === 0 ? [text] : [this.#history, COMMA, text]);
+    this.#turns.push({ bytes: text.length, continues });
     this.#pending = record.pending ?? [];
-    if (this.#bytes > this.#options.historyBytes) this.#dropOldest();
+    if (this.#history.length > this.#options.historyBytes) this.#dropOldest();
   }
 
   /** Drops to half at one go: a history that loses its head at every turn can be cached by no provider. */
   #dropOldest(): void {
-    while (this.#turns.length > 1 && (this.#bytes > this.#options.historyBytes / 2 || this.#startsInside())) {
-      this.#bytes -= this.#turns.shift()?.bytes ?? 0;
+    let from = 0;
+    while (this.#turns.length > 1 && (this.#history.length - from > this.#options.historyBytes / 2 || this.#startsInside())) {
+      from += (this.#turns.shift()?.bytes ?? 0) + COMMA.length;
     }
+    // A copy, so that what was dropped is freed.
+    this.#history = Buffer.from(this.#history.subarray(from));
   }
 
   /** Whether the history begins with the results of calls that it does not hold: no model takes that. */
@@ -183,6 +189,7 @@ export class Conversation {
   }
 }
 
+const COMMA = Buffer.from(',');
 const KEPT_RESULT_CHARS = 2000;
 
 /**

@@ -128,9 +128,10 @@ export class ModelClient {
         else if (neverTaken(error, request.reusedSocket)) resolve(undefined);
         else reject(new ModelError('The connection to the model was lost.', { code: 'cut' }));
       });
-      for (const piece of call.body.slice(0, -1)) request.write(piece);
-      // With the end and no write before it, head and body leave in one piece.
-      request.end(call.body.at(-1));
+      // Corked until the end, so that head and body leave together.
+      request.cork();
+      for (const piece of call.body) request.write(piece);
+      request.end();
     });
   }
 }

@@ -88,7 +88,7 @@ export class Turns {
     });
     const turn = new Turn(input, this.#options.model, new ToolBench(tools, agent, signal), output, signal, {
       system,
-      history: conversation?.history ?? '',
+      history: conversation?.history,
       fresh,
     });
     try {
@@ -124,7 +124,7 @@ const MOST_ANSWER_CHARS = 2 * 1024 * 1024;
 
 interface Context {
   system: string;
-  history: string;
+  history: Buffer | undefined;
   fresh: readonly TurnMessage[];
 }
 
@@ -135,7 +135,7 @@ class Turn {
   readonly #bench: ToolBench;
   readonly #output: TurnOutput;
   readonly #signal: AbortSignal;
-  readonly #head: string;
+  readonly #head: (string | Buffer)[];
   readonly #tail: string;
   readonly #messages: TurnMessage[];
   readonly #usage: Usage = { prompt_tokens: 0, completion_tokens: 0, total_tokens: 0 };
@@ -271,7 +271,7 @@ class Answer {
 }
 
 /** The request body around the messages of this turn: everything that stays the same from step to step. */
-function bodyEnds(input: TurnInput, schemas: readonly object[], context: Context): { head: string; tail: string } {
+function bodyEnds(input: TurnInput, schemas: readonly object[], context: Context): { head: (string | Buffer)[]; tail: string } {
   const { agent, request } = input;
   const tools = [...schemas, ...request.clientTools.map(({ schema }) => schema)];
   const settings = {
@@ -283,17 +283,17 @@ function bodyEnds(input: TurnInput, schemas: readonly object[], context: Context
     stream_options: { include_usage: true },
   };
   const system = JSON.stringify({ role: 'system', content: context.system });
-  const history = context.history === '' ? '' : `${context.history},`;
+  const head = `{"model":${JSON.stringify(agent.config.model)},"messages":[${system},`;
   return {
-    head: `{"model":${JSON.stringify(agent.config.model)},"messages":[${system},${history}`,
+    head: context.history?.length ? [head, context.history, ','] : [head],
     tail: `],${JSON.stringify(settings).slice(1)}`,
   };
 }
 
 /** The request body, its large messages as they are and everything between them as one piece. */
-function bodyPieces(head: string, messages: readonly TurnMessage[], tail: string): (string | Buffer)[] {
-  const pieces: (string | Buffer)[] = [];
-  let text = head;
+function bodyPieces(head: readonly (string | Buffer)[], messages: readonly TurnMessage[], tail: string): (string | Buffer)[] {
+  const pieces: (string | Buffer)[] = [...head];
+  let text = '';
   messages.forEach(({ json, whole }, i) => {
     if (i > 0) text += ',';
     if (whole) {
