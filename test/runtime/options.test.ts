@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { containerOptions, specHash, volumeOptions } from '../../src/runtime/docker/options.js';
+import { SECCOMP_PROFILE } from '../../src/runtime/docker/seccomp.js';
 import { heapMib } from '../../src/runtime/heap.js';
 import type { InstanceSpec } from '../../src/runtime/runtime.js';
 
@@ -41,7 +42,7 @@ describe('container options', () => {
         Init: true,
         ReadonlyRootfs: true,
         CapDrop: ['ALL'],
-        SecurityOpt: ['no-new-privileges:true'],
+        SecurityOpt: ['no-new-privileges:true', `seccomp=${SECCOMP_PROFILE}`],
         IpcMode: 'private',
         Memory: 268_435_456,
         MemorySwap: 268_435_456,

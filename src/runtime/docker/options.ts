@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type Docker from 'dockerode';
 import { heapMib } from '../heap.js';
 import type { InstanceSpec } from '../runtime.js';
+import { SECCOMP_PROFILE } from './seccomp.js';
 
 /** The labels that Berth puts on what it makes. They are the durable truth of what a container or volume belongs to. */
 export const LABEL = {
@@ -73,7 +74,7 @@ function hostConfig(spec: InstanceSpec): Docker.HostConfig {
     Init: true,
     ReadonlyRootfs: true,
     CapDrop: ['ALL'],
-    SecurityOpt: ['no-new-privileges:true'],
+    SecurityOpt: ['no-new-privileges:true', `seccomp=${SECCOMP_PROFILE}`],
     IpcMode: 'private',
     Memory: memory,
     // Equal to Memory: no swap.
