@@ -123,7 +123,7 @@ test('the link folder is the same on both sides, and the only one that may be mo
 /** Alternatives of a pattern outside of its brackets. */
 function splitTop(pattern: string): string[] {
   let depth = 0;
-  return [...pattern]
+  return Array.from(pattern)
     .map((char) => {
       if (char === '(') depth += 1;
       if (char === ')') depth -= 1;

@@ -1,6 +1,6 @@
-import { type Kysely, type Selectable, sql } from 'kysely';
+import { type Kysely, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
-import type { DeploymentsTable, DeploymentState, InstancesTable, Stage, StageTiming } from './deployments.table.js';
+import type { DeploymentState, Stage, StageTiming } from './deployments.table.js';
 
 type Db = Kysely<Schema>;
 
@@ -11,9 +11,6 @@ export interface Lease {
   owner: string;
   epoch: string;
 }
-
-export type DeploymentRow = Selectable<DeploymentsTable>;
-export type InstanceRow = Selectable<InstancesTable>;
 
 const inSeconds = (seconds: number) => sql<Date>`now() + make_interval(secs => ${seconds})`;
 

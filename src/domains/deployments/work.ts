@@ -5,7 +5,7 @@ import { appendEvent } from '../../events/outbox.js';
 import type { DeploymentState, NetworkPolicy, Stage, StageTiming } from './deployments.table.js';
 import * as store from './work.store.js';
 
-export type { DeploymentRow, InstanceRow, Lease } from './work.store.js';
+export type { Lease } from './work.store.js';
 
 /** A leased deployment as it is now: the wish, the limits of its user's tier, and the instance that lives, if any. */
 export type Leased = NonNullable<Awaited<ReturnType<typeof store.readLeasedAcrossTenants>>>;
