@@ -14,8 +14,8 @@ export interface ConnectionEvents {
   onDown(reason: string): void;
   /** A tiny piece of payload came: counted at once, since ten thousand of them fit into one read of the socket. */
   onTiny(): void;
-  /** The peer broke the protocol in a way that ended the session. */
-  onViolation(reason: string): void;
+  /** The peer broke the protocol in a way that ended the session, after it was up or before. */
+  onViolation(reason: string, wasUp: boolean): void;
   /** The connection is over, whether it was ever up or not. */
   onClosed(): void;
 }
@@ -172,7 +172,7 @@ export class LinkConnection implements Link {
 
   #onError(error: NodeJS.ErrnoException): void {
     this.#reason ??= messageOf(error);
-    if (VIOLATIONS.has(error.code ?? '')) this.#events.onViolation(messageOf(error));
+    if (VIOLATIONS.has(error.code ?? '')) this.#events.onViolation(messageOf(error), this.#state === 'up');
   }
 
   #onSettings(): void {

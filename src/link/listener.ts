@@ -212,7 +212,7 @@ export class InstanceListener {
       onUp: () => this.#onUp(link),
       onDown: (reason) => this.#options.onDown(link, reason),
       onTiny: () => this.#onTiny(),
-      onViolation: (reason) => this.#punish(`broke HTTP/2: ${reason}`),
+      onViolation: (reason, wasUp) => (wasUp ? this.#punish(`broke HTTP/2: ${reason}`) : this.#countRefusal()),
       onClosed: () => this.#onLinkClosed(link),
     });
     this.#sockets.delete(socket);
