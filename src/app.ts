@@ -82,7 +82,7 @@ export function createApp(options: AppOptions): App {
   const lookAgain = (deploymentId: string) => {
     work.lookAgain([deploymentId]).catch((error: unknown) => log.error({ err: error }, 'a deployment could not be marked'));
   };
-  const egress = new EgressProxy({ policyOf: (identity) => work.networkOf(identity.deploymentId), log });
+  const egress = new EgressProxy({ policyOf: (identity) => work.networkOf(identity.deploymentId), deny: config.egressDeny, log });
   const links = new LinkHost({
     dir: config.linkDir,
     processId,

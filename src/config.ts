@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { resolve } from 'node:path';
 import { z } from 'zod';
 
@@ -22,6 +23,8 @@ export interface Config {
   corsOrigins: string[];
   /** Addresses or CIDR blocks whose `X-Forwarded-For` is believed. */
   trustedProxies: string[];
+  /** Addresses and networks that no instance may reach, besides those of no public use. */
+  egressDeny: string[];
   /** How long a chat waits for an agent that is not ready. */
   readyTimeoutMs: number;
   /** How long a provider may stay silent, before its answer and within it. */
@@ -66,6 +69,7 @@ const MODEL_OF_KEY = [
   ['OPENAI_API_KEY', 'openai/gpt-4.1-mini'],
   ['ANTHROPIC_API_KEY', 'anthropic/claude-sonnet-4-5'],
 ] as const;
+const networks = list.refine((entries) => entries.every(isNetwork), 'must be addresses or networks separated by commas, such as 10.0.0.0/8 or 192.0.2.1');
 const modelName = z.string().regex(/^[a-z0-9_-]+\/\S+$/, 'must be provider/model, such as demo/echo');
 
 /** Every setting. The table in docs/operations.md names the same ones: a test compares them. */
@@ -84,7 +88,8 @@ export const Environment = z.object({
   DEFAULT_MODEL: modelName.optional(),
   LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], { error: 'must be trace, debug, info, warn, error, fatal or silent' }).default('info'),
   CORS_ORIGINS: list.default([]),
-  TRUSTED_PROXIES: list.default([]),
+  TRUSTED_PROXIES: networks.default([]),
+  EGRESS_DENY: networks.default([]),
   READY_TIMEOUT_MS: integer(1, 600_000).default(60_000),
   PROVIDER_STALL_TIMEOUT_MS: integer(100, 600_000).default(60_000),
   ORPHAN_GRACE_MS: integer(0, 86_400_000).default(60_000),
@@ -122,6 +127,7 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       logLevel: e.LOG_LEVEL,
       corsOrigins: e.CORS_ORIGINS,
       trustedProxies: e.TRUSTED_PROXIES,
+      egressDeny: e.EGRESS_DENY,
       readyTimeoutMs: e.READY_TIMEOUT_MS,
       providerStallTimeoutMs: e.PROVIDER_STALL_TIMEOUT_MS,
       orphanGraceMs: e.ORPHAN_GRACE_MS,
@@ -151,4 +157,11 @@ function checkTogether(e: z.infer<typeof Environment>): string[] {
     problems.push('MASTER_KEY_PREVIOUS needs MASTER_KEY');
   }
   return problems;
+}
+
+function isNetwork(entry: string): boolean {
+  const [address = '', bits, ...rest] = entry.split('/');
+  const family = isIP(address);
+  if (family === 0 || rest.length > 0) return false;
+  return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (family === 4 ? 32 : 128));
 }

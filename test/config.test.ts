@@ -49,15 +49,17 @@ describe('readConfig', () => {
       PUBLIC_URL: 'ftp://secret.example',
       ADMIN_API_KEY: 'hunter2',
       PROCESS_TOOLS: 'yes',
+      EGRESS_DENY: '10.0.0.0/33,here',
     });
     expect(problems.map((problem) => problem.split(' ')[0]).toSorted()).toEqual([
       'ADMIN_API_KEY',
+      'EGRESS_DENY',
       'PORT',
       'PROCESS_TOOLS',
       'PUBLIC_URL',
       'RUNTIME',
     ]);
-    expect(problems.join()).not.toMatch(/99999|podman|secret|hunter2|yes/);
+    expect(problems.join()).not.toMatch(/99999|podman|secret|hunter2|yes|here/);
   });
 
   test('agents without isolation are refused wherever others could reach them', () => {
