@@ -83,7 +83,8 @@ export class Api {
     if (!origin.proven && !route?.open) throw new HttpError(401, 'unauthorized', 'Unauthorized');
     if (!route) throw new HttpError(404, 'not_found', 'There is nothing at this path.');
     const handler = route.methods[request.method === 'HEAD' ? 'GET' : (request.method ?? '')];
-    if (!handler) throw new HttpError(405, 'invalid_request_error', 'Method not allowed.', { allow: Object.keys(route.methods).join(', ') });
+    if (!handler)
+      throw new HttpError(405, 'invalid_request_error', 'Method not allowed.', { allow: Object.keys(route.methods).join(', ') });
     return handler;
   }
 
@@ -94,7 +95,12 @@ export class Api {
   }
 
   #models(response: Response): void {
-    const data = this.#options.roster.ids.map((id) => ({ id: `openclaw/${id}`, object: 'model', created: 0, owned_by: 'openclaw' }));
+    const data = this.#options.roster.ids.map((id) => ({
+      id: `openclaw/${id}`,
+      object: 'model',
+      created: 0,
+      owned_by: 'openclaw',
+    }));
     sendJson(response, 200, { object: 'list', data });
   }
 
@@ -146,7 +152,12 @@ export class Api {
         answer.fail(error);
       } finally {
         const durationMs = Math.round(performance.now() - started);
-        this.#options.log.info('turn ended', { agent: input.agent.config.id, turn: input.turnId, outcome, duration_ms: durationMs });
+        this.#options.log.info('turn ended', {
+          agent: input.agent.config.id,
+          turn: input.turnId,
+          outcome,
+          duration_ms: durationMs,
+        });
       }
     });
   }
@@ -185,7 +196,11 @@ export class Api {
       return { status: error.status, body: { error: { message: error.message, type: error.type } }, headers: error.headers };
     }
     if (error instanceof ModelError) {
-      return { status: PASSED_STATUSES.has(error.status ?? 0) ? (error.status as number) : 502, body: modelErrorBody(error), headers: {} };
+      return {
+        status: PASSED_STATUSES.has(error.status ?? 0) ? (error.status as number) : 502,
+        body: modelErrorBody(error),
+        headers: {},
+      };
     }
     if (error instanceof TurnStopped) {
       return { status: 503, body: { error: { message: error.message, type: 'unavailable', code: error.why } }, headers: {} };
@@ -215,11 +230,20 @@ function parse(value: unknown, bytes: number): ChatRequest {
 function sendJson(response: Response, status: number, body: object, headers: Record<string, string> = {}): void {
   const json = JSON.stringify(body);
   if (response.destroyed || response.writableEnded) return;
-  (response as ServerResponse).writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(json), ...headers });
+  (response as ServerResponse).writeHead(status, {
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(json),
+    ...headers,
+  });
   response.end(json);
 }
 
 /** Where in our code an unexpected error came from; its message may hold what people wrote, and stays out of the log. */
 function placeOf(error: unknown): string {
-  return error instanceof Error ? (error.stack?.split('\n').find((line) => /^\s+at /.test(line))?.trim() ?? '') : '';
+  return error instanceof Error
+    ? (error.stack
+        ?.split('\n')
+        .find((line) => /^\s+at /.test(line))
+        ?.trim() ?? '')
+    : '';
 }

@@ -35,7 +35,8 @@ export class BodyRoom {
         this.#held += growth;
         if (bytes > limitBytes) throw tooLarge(limitBytes);
         // A lone body may be as large as the limit, whatever the room.
-        if (this.#held > this.#mostBytes && this.#held > bytes) throw new HttpError(503, 'overloaded', 'Too many large requests at once; try again.');
+        if (this.#held > this.#mostBytes && this.#held > bytes)
+          throw new HttpError(503, 'overloaded', 'Too many large requests at once; try again.');
       });
       return { value: parse(body), bytes, release };
     } catch (error) {
@@ -109,7 +110,10 @@ class AsciiPieces {
     }
     const text = this.#decoder.write(bytes);
     if (isAscii(bytes) && text.length === bytes.length) return bytes;
-    return Buffer.from(text.replace(/[\u0080-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`), 'latin1');
+    return Buffer.from(
+      text.replace(/[\u0080-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`),
+      'latin1',
+    );
   }
 }
 

@@ -53,7 +53,7 @@ function agentOf(model: string): string | undefined {
   if (model === 'openclaw') return undefined;
   const match = /^(?:openclaw[/:]|agent:)(.+)$/.exec(model);
   if (!match) throw invalid('Invalid `model`: must be openclaw/<agent id>');
-  return match[1] as string;
+  return match[1];
 }
 
 function parseMessages(value: unknown, toTurnMessage: typeof smallMessage): Pick<ChatRequest, 'system' | 'messages'> {
@@ -87,7 +87,8 @@ function parseMessage(value: unknown, at: string): Message {
   if (given['name'] !== undefined && given['name'] !== null) message['name'] = text(given['name'], `${at}.name`, 256);
   if (role === 'tool') message['tool_call_id'] = text(given['tool_call_id'], `${at}.tool_call_id`, 256);
   const calls = given['tool_calls'];
-  if (role === 'assistant' && calls !== undefined && calls !== null) message['tool_calls'] = parseCalls(calls, `${at}.tool_calls`);
+  if (role === 'assistant' && calls !== undefined && calls !== null)
+    message['tool_calls'] = parseCalls(calls, `${at}.tool_calls`);
   return message;
 }
 

@@ -1,6 +1,7 @@
 import type { ModelError } from './errors.js';
 import type { EventStream } from './sse.js';
-import type { ToolCall, TurnEnd, TurnOutput } from './turn.js';
+import type { ToolCall } from './answer.js';
+import type { TurnEnd, TurnOutput } from './turn.js';
 
 const MOST_PREVIEW_CHARS = 500;
 /** Berth gives up on an event of more than 1 MB. */
@@ -40,7 +41,10 @@ export class StreamedCompletion implements TurnOutput {
   toolResult(result: Parameters<TurnOutput['toolResult']>[0]): Promise<void> | undefined {
     if (!this.#withTools) return undefined;
     const { id, name, ok, text, durationMs } = result;
-    return this.#events.send(JSON.stringify({ id, name, ok, preview: text.slice(0, MOST_PREVIEW_CHARS), duration_ms: durationMs }), 'tool_result');
+    return this.#events.send(
+      JSON.stringify({ id, name, ok, preview: text.slice(0, MOST_PREVIEW_CHARS), duration_ms: durationMs }),
+      'tool_result',
+    );
   }
 
   finish({ finish, usage, clientCalls }: TurnEnd, includeUsage: boolean): void {
@@ -58,7 +62,8 @@ export class StreamedCompletion implements TurnOutput {
   async #inPieces(text: string): Promise<void> {
     // By code points, so that no character is torn in two.
     const points = Array.from(text);
-    for (let i = 0; i < points.length; i += MOST_EVENT_CHARS / 2) await this.text(points.slice(i, i + MOST_EVENT_CHARS / 2).join(''));
+    for (let i = 0; i < points.length; i += MOST_EVENT_CHARS / 2)
+      await this.text(points.slice(i, i + MOST_EVENT_CHARS / 2).join(''));
   }
 
   #choice(delta: string, finish: string | null): Promise<void> | undefined {
@@ -79,7 +84,10 @@ export class WholeCompletion implements TurnOutput {
   toolResult(): undefined {}
 
   body({ finish, usage, clientCalls }: TurnEnd, options: { turnId: string; model: string }): object {
-    const calls = clientCalls.length > 0 ? { tool_calls: clientCalls.map(({ id, name, arguments: args }) => functionCall(id, name, args)) } : {};
+    const calls =
+      clientCalls.length > 0
+        ? { tool_calls: clientCalls.map(({ id, name, arguments: args }) => functionCall(id, name, args)) }
+        : {};
     const content = this.#content === '' && clientCalls.length > 0 ? null : this.#content;
     return {
       id: `chatcmpl_${options.turnId}`,

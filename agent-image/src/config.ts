@@ -114,7 +114,8 @@ export function text(value: unknown, at: string, most: number, least = 1): strin
 }
 
 export function number(value: unknown, at: string, least: number, most: number): number {
-  if (typeof value !== 'number' || !(value >= least && value <= most)) throw invalid(`${at}: must be a number from ${least} to ${most}`);
+  if (typeof value !== 'number' || !(value >= least && value <= most))
+    throw invalid(`${at}: must be a number from ${least} to ${most}`);
   return value;
 }
 

@@ -3,16 +3,7 @@ import { mkdir, open, appendFile } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { errorCode, type Log } from './log.js';
-import type { MessageJson } from './message.js';
-
-/** What one turn adds to a conversation. */
-export interface TurnRecord {
-  turn: string;
-  /** In order, from the user's message to the last answer, as the model gets them. */
-  messages: MessageJson[];
-  /** Calls of the client's own functions whose results the next request must bring. */
-  pending?: string[];
-}
+import { isResult, shrink, type TurnRecord } from './turn-record.js';
 
 export interface ConversationsOptions {
   /** The folder of an agent's conversations. */
@@ -40,7 +31,12 @@ export class Conversations {
   }
 
   /** Runs `work` once every earlier turn of the conversation has ended. Rejects with the signal's reason if that aborts before. */
-  async inTurn<T>(agentId: string, user: string, signal: AbortSignal, work: (conversation: Conversation) => Promise<T>): Promise<T> {
+  async inTurn<T>(
+    agentId: string,
+    user: string,
+    signal: AbortSignal,
+    work: (conversation: Conversation) => Promise<T>,
+  ): Promise<T> {
     const key = `${agentId}/${fileName(user)}`;
     const leave = await this.#enter(key, signal);
     try {
@@ -57,7 +53,7 @@ export class Conversations {
 
   /** Drops what memory holds of an agent's conversations. The caller has ended its turns. */
   forget(agentId: string): void {
-    for (const key of [...this.#atRest.keys()]) if (key.startsWith(`${agentId}/`)) this.#take(key);
+    for (const key of this.#atRest.keys()) if (key.startsWith(`${agentId}/`)) this.#take(key);
   }
 
   async #enter(key: string, signal: AbortSignal): Promise<() => void> {
@@ -190,57 +186,6 @@ export class Conversation {
 }
 
 const COMMA = Buffer.from(',');
-const KEPT_RESULT_CHARS = 2000;
-
-/**
- * A turn as it is remembered: long tool results and arguments cut, images left out; and where that does not fit either, the first
- * and the last message alone.
- */
-export function shrink(record: TurnRecord, limitBytes: number): TurnRecord {
-  const messages = record.messages.map(shrinkMessage);
-  const bound = record.pending !== undefined || isResult(messages[0]);
-  if (bound || Buffer.byteLength(messages.join(',')) <= limitBytes) return { ...record, messages };
-  const ends = messages.length > 1 ? [messages[0] as string, messages.at(-1) as string] : messages;
-  return { ...record, messages: ends.map((json) => cutContent(json, limitBytes / 2)) };
-}
-
-interface KeptMessage {
-  role: string;
-  content?: unknown;
-  tool_calls?: { function: { arguments: string } }[];
-}
-
-function isResult(json: MessageJson | undefined): boolean {
-  return json !== undefined && json.startsWith('{"role":"tool"');
-}
-
-function shrinkMessage(json: MessageJson): MessageJson {
-  if (json.length <= KEPT_RESULT_CHARS) return json;
-  const message = JSON.parse(json) as KeptMessage;
-  if (Array.isArray(message.content)) message.content = message.content.map(withoutImage);
-  if (message.role === 'tool' && typeof message.content === 'string') message.content = cut(message.content, KEPT_RESULT_CHARS);
-  for (const call of message.tool_calls ?? []) {
-    // Arguments must stay JSON, so they cannot be cut in the middle.
-    if (call.function.arguments.length > KEPT_RESULT_CHARS) call.function.arguments = '{"left_out":"too long to be kept"}';
-  }
-  return JSON.stringify(message);
-}
-
-function withoutImage(part: unknown): unknown {
-  return (part as { type?: string }).type === 'text' ? part : { type: 'text', text: '[an attachment of an earlier message]' };
-}
-
-function cutContent(json: MessageJson, limitBytes: number): MessageJson {
-  if (Buffer.byteLength(json) <= limitBytes) return json;
-  const { role, content } = JSON.parse(json) as KeptMessage;
-  const words = typeof content === 'string' ? content : JSON.stringify(content ?? '');
-  // Escapes take room too; half of it is enough for most texts, and the limit is no exact one.
-  return JSON.stringify({ role, content: `${Buffer.from(words).toString('utf8', 0, limitBytes / 2)}\n[… the rest was left out]` });
-}
-
-function cut(text: string, most: number): string {
-  return text.length <= most ? text : `${text.slice(0, most)}\n[… ${text.length - most} characters left out]`;
-}
 
 /** The messages are JSON already; put together so, they need not be read again. */
 function lineOf({ turn, messages, pending }: TurnRecord): string {

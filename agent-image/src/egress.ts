@@ -18,7 +18,7 @@ export class EgressRefused extends Error {
 const MOST_REASON_BYTES = 4096;
 const TUNNEL_TIMEOUT_MS = 30_000;
 /** With the model calls and the link below the number of connections that Berth takes from one instance. */
-const MOST_TUNNELS = 30;
+const MOST_TUNNELS = 16;
 const MOST_PLAIN = 5;
 
 /** The only way out of an instance: Berth's egress proxy, over whichever socket answers. */
@@ -47,7 +47,10 @@ export class Egress {
   }
 
   /** An `http://` request in absolute form. `send` writes the body; it is called once for each socket that is tried. */
-  async forward(options: Pick<RequestOptions, 'method' | 'headers'> & { url: string; signal: AbortSignal }, send: BodyWriter): Promise<IncomingMessage> {
+  async forward(
+    options: Pick<RequestOptions, 'method' | 'headers'> & { url: string; signal: AbortSignal },
+    send: BodyWriter,
+  ): Promise<IncomingMessage> {
     const leave = await this.#plainSlots.enter(options.signal);
     try {
       const response = await this.#onAnySocket((socketPath) => this.#forward(socketPath, options, send));
@@ -75,7 +78,9 @@ export class Egress {
     return new Promise((resolve, reject) => {
       const headers = { host: authority, 'proxy-authorization': `Bearer ${this.#credentials.token}` };
       const request = httpRequest({ socketPath, method: 'CONNECT', path: authority, headers, agent: false, signal });
-      request.setTimeout(TUNNEL_TIMEOUT_MS, () => request.destroy(new EgressRefused(504, 'the egress proxy did not answer in time')));
+      request.setTimeout(TUNNEL_TIMEOUT_MS, () =>
+        request.destroy(new EgressRefused(504, 'the egress proxy did not answer in time')),
+      );
       request.once('error', reject);
       request.once('connect', (response, socket: Duplex, head: Buffer) => {
         (socket as Duplex & { setTimeout?: (ms: number) => void }).setTimeout?.(0);

@@ -39,7 +39,9 @@ export class TurnStopped extends Error {
   readonly why: 'disconnected' | 'removed' | 'stopping';
 
   constructor(why: TurnStopped['why']) {
-    super({ disconnected: 'The client went away.', removed: 'The agent was removed.', stopping: 'The instance is stopping.' }[why]);
+    super(
+      { disconnected: 'The client went away.', removed: 'The agent was removed.', stopping: 'The instance is stopping.' }[why],
+    );
     this.name = 'TurnStopped';
     this.why = why;
   }

@@ -73,7 +73,9 @@ export class Links {
 
   #list(): string[] {
     try {
-      return readdirSync(this.#options.dir).filter((name) => name.endsWith('.sock')).map((name) => join(this.#options.dir, name));
+      return readdirSync(this.#options.dir)
+        .filter((name) => name.endsWith('.sock'))
+        .map((name) => join(this.#options.dir, name));
     } catch {
       return []; // The folder may appear later; no folder, no Berth.
     }
@@ -103,12 +105,20 @@ class Dialer {
   dial(): void {
     this.#options.credentials.refresh();
     this.#dialledFile = fileIdentity(this.path);
-    const request = httpRequest({ socketPath: this.path, path: '/link', headers: this.#headers(), agent: false, timeout: DIAL_TIMEOUT_MS });
+    const request = httpRequest({
+      socketPath: this.path,
+      path: '/link',
+      headers: this.#headers(),
+      agent: false,
+      timeout: DIAL_TIMEOUT_MS,
+    });
     this.#request = request;
     request.on('upgrade', (_response, socket: Socket, head: Buffer) => this.#turnRound(socket, head));
     request.on('response', (response) => this.#refused(response));
     request.on('timeout', () => request.destroy(new Error('no answer to the dial')));
-    request.on('error', (error) => this.#failed(errorCode(error), errorCode(error) === 'ECONNREFUSED' ? SLOWEST_REFUSED_RETRY_MS : SLOWEST_RETRY_MS));
+    request.on('error', (error) =>
+      this.#failed(errorCode(error), errorCode(error) === 'ECONNREFUSED' ? SLOWEST_REFUSED_RETRY_MS : SLOWEST_RETRY_MS),
+    );
     request.end();
   }
 

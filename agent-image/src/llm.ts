@@ -29,7 +29,7 @@ export interface Usage {
 }
 
 /** Below the number of calls that Berth answers one instance at a time; those beyond it wait their turn here instead of being refused. */
-const MAX_CONNECTIONS = 26;
+const MAX_CONNECTIONS = 40;
 const FIND_SOCKET_MS = 10_000;
 const MAX_RETRIES = 3;
 const LONGEST_WAIT_S = 2;
@@ -120,7 +120,9 @@ export class ModelClient {
         signal: call.signal,
         headers: headersOf(call, token),
       });
-      request.setTimeout(SILENCE_MS, () => request.destroy(new ModelError('The model did not answer in time.', { code: 'stalled' })));
+      request.setTimeout(SILENCE_MS, () =>
+        request.destroy(new ModelError('The model did not answer in time.', { code: 'stalled' })),
+      );
       request.once('response', resolve);
       request.on('error', (error: NodeJS.ErrnoException) => {
         if (call.signal.aborted) reject(call.signal.reason);
@@ -180,7 +182,7 @@ interface ToolCallDelta {
 
 /** Reads one `chat.completion.chunk`. Throws `ModelError` when it is an error, or no JSON object at all. */
 export function readChunk(data: string): ModelDelta {
-  const chunk = parseObject(data) as Chunk | undefined;
+  const chunk: Chunk | undefined = parseObject(data);
   if (!chunk) throw new ModelError('The model sent something that cannot be read.', { code: 'garbage' });
   if (chunk.error) throw errorOf(chunk.error);
   const delta: ModelDelta = {};
@@ -193,7 +195,9 @@ export function readChunk(data: string): ModelDelta {
 }
 
 function readCall(call: ToolCallDelta, position: number): NonNullable<ModelDelta['calls']>[number] {
-  const read: NonNullable<ModelDelta['calls']>[number] = { index: Number.isInteger(call.index) ? (call.index as number) : position };
+  const read: NonNullable<ModelDelta['calls']>[number] = {
+    index: Number.isInteger(call.index) ? (call.index as number) : position,
+  };
   if (typeof call.id === 'string') read.id = call.id;
   if (typeof call.function?.name === 'string') read.name = call.function.name;
   if (typeof call.function?.arguments === 'string') read.arguments = call.function.arguments;
@@ -218,14 +222,19 @@ async function readError(response: IncomingMessage): Promise<ModelError> {
   } catch {
     body = ''; // The status alone has to do.
   }
-  const given = (parseObject(body) as Chunk | undefined)?.error;
+  const answer: Chunk | undefined = parseObject(body);
+  const given = answer?.error;
   if (given) return errorOf(given, response.statusCode);
   return new ModelError(`The LLM gateway answered with status ${response.statusCode}.`, { status: response.statusCode });
 }
 
 function errorOf(given: NonNullable<Chunk['error']>, status?: number): ModelError {
   const word = (value: unknown) => (typeof value === 'string' && value !== '' ? value : undefined);
-  return new ModelError(word(given.message) ?? 'The model failed.', { type: word(given.type) ?? 'api_error', code: word(given.code), status });
+  return new ModelError(word(given.message) ?? 'The model failed.', {
+    type: word(given.type) ?? 'api_error',
+    code: word(given.code),
+    status,
+  });
 }
 
 function parseObject(json: string): object | undefined {

@@ -26,9 +26,14 @@ export function largeMessage(message: { role: string; [field: string]: unknown }
   const mark = randomUUID();
   const marked = JSON.stringify(message, (_name, value: unknown) => (isLong(value) ? `${mark}${long.push(value)}` : value));
   if (long.length === 0) return { role: message.role, json: marked };
-  const json = JSON.stringify(message, (_name, value: unknown) => (isLong(value) ? `${value.slice(0, LONG_CHARS)}\n[… the rest is not kept]` : value));
+  const json = JSON.stringify(message, (_name, value: unknown) =>
+    isLong(value) ? `${value.slice(0, LONG_CHARS)}\n[… the rest is not kept]` : value,
+  );
   const pieces = marked.split(new RegExp(`${mark}\\d+`));
-  const buffers = pieces.flatMap((piece, i) => [Buffer.from(piece), ...(i < long.length ? escapedSlices(long[i] as string) : [])]);
+  const buffers = pieces.flatMap((piece, i) => [
+    Buffer.from(piece),
+    ...(i < long.length ? escapedSlices(long[i] as string) : []),
+  ]);
   return { role: message.role, json, whole: Buffer.concat(buffers) };
 }
 
@@ -39,7 +44,7 @@ function isLong(value: unknown): value is string {
 /** The inside of the string's JSON form. */
 function escapedSlices(text: string): Buffer[] {
   const slices: Buffer[] = [];
-  for (let i = 0; i < text.length; ) {
+  for (let i = 0; i < text.length;) {
     let end = Math.min(i + SLICE_CHARS, text.length);
     // A pair of surrogates that is cut would be written as two broken characters.
     if (end < text.length && (text.charCodeAt(end) & 0xfc00) === 0xdc00) end += 1;

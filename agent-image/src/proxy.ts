@@ -5,7 +5,17 @@ import { EgressRefused, type Egress } from './egress.js';
 import { errorCode, type Log } from './log.js';
 
 /** Headers that concern one connection only and are not passed on. */
-const HOP_BY_HOP = ['connection', 'keep-alive', 'proxy-connection', 'proxy-authorization', 'proxy-authenticate', 'te', 'trailer', 'transfer-encoding', 'upgrade'];
+const HOP_BY_HOP = [
+  'connection',
+  'keep-alive',
+  'proxy-connection',
+  'proxy-authorization',
+  'proxy-authenticate',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+];
 
 /**
  * A proxy on 127.0.0.1 for programs that the shell tool starts: it takes requests without credentials, adds the instance's, and
@@ -20,7 +30,10 @@ export class ForwardProxy {
     this.#egress = egress;
     this.#log = log;
     this.#server = createServer((request, response) => void this.#forward(request, response));
-    this.#server.on('connect', (request: IncomingMessage, client: Duplex, head: Buffer) => void this.#tunnel(request, client, head));
+    this.#server.on(
+      'connect',
+      (request: IncomingMessage, client: Duplex, head: Buffer) => void this.#tunnel(request, client, head),
+    );
   }
 
   /** The port it listens on, where it does. */
@@ -50,7 +63,9 @@ export class ForwardProxy {
       pipeline(tunnel, client, ignore);
     } catch (error) {
       const { status, reason } = refusalOf(error);
-      client.end(`HTTP/1.1 ${status} Refused\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(reason)}\r\nConnection: close\r\n\r\n${reason}`);
+      client.end(
+        `HTTP/1.1 ${status} Refused\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(reason)}\r\nConnection: close\r\n\r\n${reason}`,
+      );
     }
   }
 
@@ -59,7 +74,8 @@ export class ForwardProxy {
     response.once('close', () => gone.abort(new Error('the client went away')));
     try {
       const url = request.url ?? '';
-      if (!url.startsWith('http://')) throw new EgressRefused(400, 'this is a proxy: it takes absolute http:// addresses and CONNECT');
+      if (!url.startsWith('http://'))
+        throw new EgressRefused(400, 'this is a proxy: it takes absolute http:// addresses and CONNECT');
       const headers = withoutHopByHop(request.headers);
       const options = { url, headers, signal: gone.signal, ...(request.method ? { method: request.method } : {}) };
       const answer = await this.#egress.forward(options, (upstream) => void pipeline(request, upstream, ignore));

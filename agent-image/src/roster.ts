@@ -130,7 +130,8 @@ export class Roster {
       await this.#wipe(config.id);
       before = undefined;
     }
-    const workspace = this.#agents.get(config.id)?.workspace ?? new Workspace(folders.workspace(config.id), folders.home(config.id), log);
+    const workspace =
+      this.#agents.get(config.id)?.workspace ?? new Workspace(folders.workspace(config.id), folders.home(config.id), log);
     await workspace.own(config.files, before?.owned ?? []);
     await writeMarker(folders.marker(config.id), { incarnation: config.incarnation, owned: [...config.files.keys()] });
     return { config, workspace };

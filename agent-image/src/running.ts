@@ -32,7 +32,10 @@ export class RunningTurns {
 
   /** Ends an agent's turns and waits for them, within bounds. */
   async stopAgent(agentId: string, reason: Error): Promise<void> {
-    await this.#stop([...this.#turns].filter((turn) => turn.agentId === agentId), reason);
+    await this.#stop(
+      [...this.#turns].filter((turn) => turn.agentId === agentId),
+      reason,
+    );
   }
 
   async stopAll(reason: Error): Promise<void> {

@@ -1,5 +1,10 @@
 import { createServer as createHttpServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { createServer as createHttp2Server, type Http2ServerRequest, type Http2ServerResponse, type ServerHttp2Session } from 'node:http2';
+import {
+  createServer as createHttp2Server,
+  type Http2ServerRequest,
+  type Http2ServerResponse,
+  type ServerHttp2Session,
+} from 'node:http2';
 import { rmSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import type { Api } from './api.js';
@@ -60,4 +65,3 @@ export async function listen(address: ListenAddress, api: Api, credentials: Cred
   });
   return server;
 }
-

@@ -1,20 +1,13 @@
+import { Answer, type ToolCall } from './answer.js';
 import type { ChatRequest } from './chat-request.js';
 import type { Conversation, Conversations } from './conversation.js';
-import { ModelError, TurnStopped, invalid } from './errors.js';
-import type { ModelClient, ModelDelta, Usage } from './llm.js';
+import { TurnStopped, invalid } from './errors.js';
+import type { ModelClient, Usage } from './llm.js';
 import { smallMessage, type MessageJson, type TurnMessage } from './message.js';
 import { systemPrompt } from './prompt.js';
 import type { Agent } from './roster.js';
 import { ToolBench } from './tools/bench.js';
 import type { Tool } from './tools/tool.js';
-
-/** One call of a function, as the model wrote it. */
-export interface ToolCall {
-  id: string;
-  name: string;
-  /** JSON text, or what the model took for it. */
-  arguments: string;
-}
 
 /** Where a turn's output goes. A promise given back must be waited for before more is sent: the reader lags. */
 export interface TurnOutput {
@@ -74,7 +67,12 @@ export class Turns {
     );
   }
 
-  async #begin(input: TurnInput, output: TurnOutput, signal: AbortSignal, conversation: Conversation | undefined): Promise<TurnEnd> {
+  async #begin(
+    input: TurnInput,
+    output: TurnOutput,
+    signal: AbortSignal,
+    conversation: Conversation | undefined,
+  ): Promise<TurnEnd> {
     const { agent, request } = input;
     const fresh = conversation ? newMessages(input, conversation.pending) : request.messages;
     await agent.workspace.restore();
@@ -113,14 +111,14 @@ function newMessages({ request, allNew = false }: TurnInput, pending: readonly s
   for (const message of request.messages) {
     if (message.role === 'tool') results.set((JSON.parse(message.json) as { tool_call_id: string }).tool_call_id, message);
   }
-  if (last.role === 'tool' && pending.length === 0) throw invalid('messages: the last one is the result of a call that nobody made');
+  if (last.role === 'tool' && pending.length === 0)
+    throw invalid('messages: the last one is the result of a call that nobody made');
   if (allNew && pending.length === 0) return request.messages;
-  const owed = pending.map((id) => results.get(id) ?? smallMessage({ role: 'tool', content: '(no result was given)', tool_call_id: id }));
+  const owed = pending.map(
+    (id) => results.get(id) ?? smallMessage({ role: 'tool', content: '(no result was given)', tool_call_id: id }),
+  );
   return last.role === 'user' ? [...owed, last] : owed;
 }
-
-/** Most that one answer of the model may hold, text and arguments together. */
-const MOST_ANSWER_CHARS = 2 * 1024 * 1024;
 
 interface Context {
   system: string;
@@ -226,47 +224,6 @@ class Turn {
   #say(text: string): Promise<void> | undefined {
     this.#spoke = true;
     return this.#output.text(text);
-  }
-}
-
-/** One answer of the model, put together from its deltas. */
-class Answer {
-  text = '';
-  finish = 'stop';
-  calls: ToolCall[] = [];
-  readonly #byIndex = new Map<number, ToolCall>();
-  #chars = 0;
-
-  take(delta: ModelDelta): void {
-    if (delta.finish !== undefined) this.finish = delta.finish;
-    if (delta.text !== undefined) {
-      this.text += delta.text;
-      this.#count(delta.text);
-    }
-    for (const { index, id, name, arguments: more } of delta.calls ?? []) {
-      const call = this.#byIndex.get(index) ?? { id: '', name: '', arguments: '' };
-      this.#byIndex.set(index, call);
-      call.id ||= id ?? '';
-      call.name ||= name ?? '';
-      call.arguments += more ?? '';
-      this.#count(more ?? '');
-    }
-  }
-
-  /** Ends the answer: its calls in order, each with an id of its own. */
-  close(step: number): this {
-    const seen = new Set<string>();
-    this.calls = [...this.#byIndex].sort(([a], [b]) => a - b).map(([index, call]) => {
-      if (call.id === '' || seen.has(call.id)) call.id = `call_${step}_${index}`;
-      seen.add(call.id);
-      return call;
-    });
-    return this;
-  }
-
-  #count(text: string): void {
-    this.#chars += text.length;
-    if (this.#chars > MOST_ANSWER_CHARS) throw new ModelError('The answer of the model is too long.', { code: 'too_long' });
   }
 }
 

@@ -44,7 +44,8 @@ export class Workspace {
   /** Puts back what the agent changed of Berth's files, and the folder itself. */
   async restore(): Promise<void> {
     if (!existsSync(this.dir)) mkdirSync(this.dir, { recursive: true });
-    for (const [path, text] of this.#owned) if (readText(join(this.dir, path), text.length * 4 + 4)?.text !== text) await this.#write(path, text);
+    for (const [path, text] of this.#owned)
+      if (readText(join(this.dir, path), text.length * 4 + 4)?.text !== text) await this.#write(path, text);
   }
 
   /** The prompt files that exist, each and all of them together within their caps. */

@@ -12,7 +12,11 @@ import { demoModel } from './demo-model.js';
 export interface ModelRequest {
   headers: IncomingMessage['headers'];
   bytes: number;
-  body: { model: string; messages: { role: string; content: unknown; tool_call_id?: string }[]; tools?: { function: { name: string } }[] } & Record<string, unknown>;
+  body: {
+    model: string;
+    messages: { role: string; content: unknown; tool_call_id?: string }[];
+    tools?: { function: { name: string } }[];
+  } & Record<string, unknown>;
 }
 
 export type Model = (request: ModelRequest, response: ServerResponse) => void | Promise<void>;
@@ -103,7 +107,8 @@ export class BerthStandIn {
     const stream = session.request({ ':method': method, ':path': path, ...headers }, { endStream: body === undefined });
     // Whoever reads the answer is told by its end; a stream that nobody reads must not end the test.
     stream.on('error', () => undefined);
-    if (body !== undefined) sendBody(stream, Buffer.isBuffer(body) ? body : Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)));
+    if (body !== undefined)
+      sendBody(stream, Buffer.isBuffer(body) ? body : Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)));
     return stream;
   }
 
@@ -162,7 +167,9 @@ export class BerthStandIn {
  */
 function sendBody(stream: ClientHttp2Stream, body: Buffer): void {
   if (body.length <= PIECE_BYTES) return void stream.end(body);
-  const pieces = Array.from({ length: Math.ceil(body.length / PIECE_BYTES) }, (_, i) => body.subarray(i * PIECE_BYTES, (i + 1) * PIECE_BYTES));
+  const pieces = Array.from({ length: Math.ceil(body.length / PIECE_BYTES) }, (_, i) =>
+    body.subarray(i * PIECE_BYTES, (i + 1) * PIECE_BYTES),
+  );
   pipeline(Readable.from(pieces, { objectMode: false }), stream, () => undefined);
 }
 

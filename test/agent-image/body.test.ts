@@ -6,7 +6,9 @@ import { largeMessage } from '../../agent-image/src/message.js';
 const MB = 1024 * 1024;
 
 function request(bytes: Buffer, pieceBytes: number): Request {
-  const pieces = Array.from({ length: Math.ceil(bytes.length / pieceBytes) }, (_, i) => bytes.subarray(i * pieceBytes, (i + 1) * pieceBytes));
+  const pieces = Array.from({ length: Math.ceil(bytes.length / pieceBytes) }, (_, i) =>
+    bytes.subarray(i * pieceBytes, (i + 1) * pieceBytes),
+  );
   return Object.assign(Readable.from(pieces, { objectMode: false }), { headers: {} }) as unknown as Request;
 }
 
@@ -54,7 +56,13 @@ describe('a body', () => {
 describe('a large message', () => {
   test('is sent whole and kept short', () => {
     const url = `data:image/png;base64,${'A"\\é😀\n'.repeat(100_000)}`;
-    const message = { role: 'user', content: [{ type: 'text', text: 'look' }, { type: 'image_url', image_url: { url } }] };
+    const message = {
+      role: 'user',
+      content: [
+        { type: 'text', text: 'look' },
+        { type: 'image_url', image_url: { url } },
+      ],
+    };
     const { json, whole } = largeMessage(message);
     expect(JSON.parse(String(whole))).toEqual(message);
     expect(json.length).toBeLessThan(200_000);

@@ -21,7 +21,10 @@ describe('before a config', () => {
   test('is live, not ready, and refuses chats', async () => {
     expect(await berth.request('GET', '/healthz')).toMatchObject({ status: 200, json: { ok: true, status: 'live' } });
     expect(await berth.request('GET', '/readyz')).toMatchObject({ status: 503, json: { ready: false, failing: ['config'] } });
-    expect(await berth.request('POST', '/v1/chat/completions', say('alpha', 'hi'))).toMatchObject({ status: 503, json: { error: { type: 'unavailable' } } });
+    expect(await berth.request('POST', '/v1/chat/completions', say('alpha', 'hi'))).toMatchObject({
+      status: 503,
+      json: { error: { type: 'unavailable' } },
+    });
   });
 
   test('dials as the contract says', () => {
@@ -35,7 +38,11 @@ describe('before a config', () => {
 });
 
 describe('with a config', () => {
-  const alpha = agent('alpha', { instructions: 'Be brief.', name: 'Alpha', files: { 'SOUL.md': 'I am calm.', 'skills/x/SKILL.md': 'A skill.' } });
+  const alpha = agent('alpha', {
+    instructions: 'Be brief.',
+    name: 'Alpha',
+    files: { 'SOUL.md': 'I am calm.', 'skills/x/SKILL.md': 'A skill.' },
+  });
   const configure = (agents: object[], version: unknown) => berth.request('PUT', '/berth/v1/config', { version, agents });
 
   beforeAll(async () => {
@@ -52,7 +59,10 @@ describe('with a config', () => {
   });
 
   test('streams an answer as OpenAI chunks', async () => {
-    const answer = await berth.chat({ ...say('alpha', 'hello there'), stream_options: { include_usage: true } }, { 'x-berth-turn': 'trn_1' });
+    const answer = await berth.chat(
+      { ...say('alpha', 'hello there'), stream_options: { include_usage: true } },
+      { 'x-berth-turn': 'trn_1' },
+    );
     expect(answer).toMatchObject({ status: 200, said: 'You said: hello there', finish: 'stop', done: true });
     expect(answer.headers['content-type']).toContain('text/event-stream');
     expect(answer.usage).toEqual({ prompt_tokens: 10, completion_tokens: 5, total_tokens: 15 });
@@ -90,14 +100,17 @@ describe('with a config', () => {
   test('makes the system prompt of instructions, workspace files and system messages', async () => {
     const { said } = await berth.chat({
       model: 'openclaw/alpha',
-      messages: [{ role: 'system', content: 'From the client.' }, { role: 'user', content: '/system' }],
+      messages: [
+        { role: 'system', content: 'From the client.' },
+        { role: 'user', content: '/system' },
+      ],
     });
     expect(said).toMatch(/^You are Alpha, .*Be brief\..*# Project Context.*## SOUL\.md\n\nI am calm\..*From the client\.$/s);
     expect(said).not.toContain('A skill.');
     expect(readFileSync(join(fixture.gateway.dataDir, 'workspaces/alpha/skills/x/SKILL.md'), 'utf8')).toBe('A skill.');
   });
 
-  test('puts its files back and shows the agent\'s own, cut where too long', async () => {
+  test("puts its files back and shows the agent's own, cut where too long", async () => {
     const dir = join(fixture.gateway.dataDir, 'workspaces/alpha');
     writeFileSync(join(dir, 'SOUL.md'), 'I am wild.');
     writeFileSync(join(dir, 'MEMORY.md'), `Likes tea. ${'x'.repeat(30_000)}`);
@@ -114,7 +127,7 @@ describe('with a config', () => {
     expect(names).toEqual(['read_file', 'write_file', 'edit_file', 'list_files', 'fetch_url']);
   });
 
-  test('passes model settings on, the request\'s before the agent\'s', async () => {
+  test("passes model settings on, the request's before the agent's", async () => {
     await configure([alpha, agent('beta', { sampling: { temperature: 0.2, max_tokens: 50 } })], 3);
     await berth.chat(say('beta', 'hi', { temperature: 1, stop: ['END'], seed: 7, n: 3 }));
     expect(berth.modelRequests.at(-1)?.body).toMatchObject({ temperature: 1, max_tokens: 50, stop: ['END'], seed: 7 });
@@ -138,10 +151,17 @@ describe('with a config', () => {
     ['a hot temperature', say('alpha', 'x', { temperature: 9 }), 'temperature'],
     ['a wrong stream', say('alpha', 'x', { stream: 'yes' }), 'stream'],
     ['a wrong user', say('alpha', 'x', { user: 5 }), 'user'],
-    ['a function named as a tool', say('alpha', 'x', { tools: [{ type: 'function', function: { name: 'shell' } }] }), 'tools\\[0\\]'],
+    [
+      'a function named as a tool',
+      say('alpha', 'x', { tools: [{ type: 'function', function: { name: 'shell' } }] }),
+      'tools\\[0\\]',
+    ],
   ])('refuses %s with 400 naming the field', async (_what, body, field) => {
     const answer = await berth.request('POST', '/v1/chat/completions', body);
-    expect(answer).toMatchObject({ status: 400, json: { error: { type: 'invalid_request_error', message: expect.stringMatching(field) } } });
+    expect(answer).toMatchObject({
+      status: 400,
+      json: { error: { type: 'invalid_request_error', message: expect.stringMatching(field) } },
+    });
   });
 
   test('refuses a body over 20 MB with 413 and goes on', async () => {
@@ -195,12 +215,14 @@ describe('with a config', () => {
     await configure([alpha], 6);
     expect(existsSync(workspace)).toBe(false);
     expect((await berth.request('POST', '/v1/chat/completions', say('beta', 'x'))).status).toBe(400);
-    expect((await berth.chat({ model: 'openclaw', messages: [{ role: 'user', content: 'only one' }] })).said).toBe('You said: only one');
+    expect((await berth.chat({ model: 'openclaw', messages: [{ role: 'user', content: 'only one' }] })).said).toBe(
+      'You said: only one',
+    );
     await configure([alpha, agent('beta', { incarnation: 'i2' })], 7);
     expect((await berth.chat(say('beta', '/history', { user: 'u' }))).said).toBe('');
   });
 
-  test('removes a file it owns no more and leaves the agent\'s own', async () => {
+  test("removes a file it owns no more and leaves the agent's own", async () => {
     const dir = join(fixture.gateway.dataDir, 'workspaces/gamma');
     await configure([alpha, agent('gamma', { files: { 'SOUL.md': 'a', 'USER.md': 'b' } })], 8);
     mkdirSync(join(dir, 'own'));
@@ -226,7 +248,10 @@ describe('with a config', () => {
     };
     const error = { message: 'No tokens left this month.', type: 'rate_limit_error', code: 'budget' };
     expect(await berth.chat(say('alpha', 'x'))).toMatchObject({ status: 200, error, done: true });
-    expect(await berth.request('POST', '/v1/chat/completions', say('alpha', 'x'))).toMatchObject({ status: 429, json: { error } });
+    expect(await berth.request('POST', '/v1/chat/completions', say('alpha', 'x'))).toMatchObject({
+      status: 429,
+      json: { error },
+    });
 
     berth.model = (_call, response) => {
       begin(response);
@@ -236,7 +261,10 @@ describe('with a config', () => {
     };
     const cut = { message: 'The provider broke off.', type: 'api_error', code: 'cut' };
     expect(await berth.chat(say('alpha', 'x'))).toMatchObject({ said: 'Half an ', error: cut, done: true });
-    expect(await berth.request('POST', '/v1/chat/completions', say('alpha', 'x'))).toMatchObject({ status: 502, json: { error: cut } });
+    expect(await berth.request('POST', '/v1/chat/completions', say('alpha', 'x'))).toMatchObject({
+      status: 502,
+      json: { error: cut },
+    });
   });
 
   test.each([
@@ -268,7 +296,10 @@ describe('on its own port', () => {
   test('asks for the token, but for health', async () => {
     expect((await call('/healthz')).status).toBe(200);
     expect((await call('/readyz')).status).toBe(200);
-    expect(await call('/v1/models')).toMatchObject({ status: 401, text: '{"error":{"message":"Unauthorized","type":"unauthorized"}}' });
+    expect(await call('/v1/models')).toMatchObject({
+      status: 401,
+      text: '{"error":{"message":"Unauthorized","type":"unauthorized"}}',
+    });
     expect((await call('/nowhere', { authorization: 'Bearer wrong' })).status).toBe(401);
     expect((await call('/v1/models', { authorization: `Bearer ${fixture.folder.token}` })).status).toBe(200);
   });
@@ -287,7 +318,11 @@ describe('on its own port', () => {
 });
 
 test('logs JSON lines without what was said or the token', () => {
-  const lines = fixture.gateway.output.trim().split('\n').map((line) => JSON.parse(line) as Record<string, unknown>);
+  const lines = fixture.gateway.output
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
   expect(lines.some(({ msg, agent: id }) => msg === 'turn ended' && id === 'alpha')).toBe(true);
-  for (const word of ['hello there', 'Be brief', 'You said', fixture.folder.token]) expect(fixture.gateway.output).not.toContain(word);
+  for (const word of ['hello there', 'Be brief', 'You said', fixture.folder.token])
+    expect(fixture.gateway.output).not.toContain(word);
 });

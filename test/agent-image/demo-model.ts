@@ -16,7 +16,15 @@ export async function demoModel({ body }: ModelRequest, response: ServerResponse
   if (slow) return sendText(response, Array.from({ length: Number(slow[1]) }, (_, i) => `w${i + 1}`).join(' '), Number(slow[2]));
   if (asked === '/system') return sendText(response, String(body.messages.find(({ role }) => role === 'system')?.content));
   if (asked === '/count') return sendText(response, `I was sent ${body.messages.length} messages.`);
-  if (asked === '/history') return sendText(response, turn.slice(0, -1).filter(({ role }) => role === 'user').map(({ content }) => content).join(' | '));
+  if (asked === '/history')
+    return sendText(
+      response,
+      turn
+        .slice(0, -1)
+        .filter(({ role }) => role === 'user')
+        .map(({ content }) => content)
+        .join(' | '),
+    );
   return sendText(response, `You said: ${asked}`);
 }
 
@@ -27,7 +35,10 @@ function readCall(line: string): { name: string; arguments: string } {
 
 function resultsOf(turn: ModelRequest['body']['messages']): string {
   const from = turn.findLastIndex(({ role }) => role === 'assistant');
-  return turn.slice(from + 1).map(({ content }) => `Tool said: ${String(content)}`).join('\n');
+  return turn
+    .slice(from + 1)
+    .map(({ content }) => `Tool said: ${String(content)}`)
+    .join('\n');
 }
 
 export function begin(response: ServerResponse): void {
@@ -59,7 +70,9 @@ export function sendCalls(response: ServerResponse, calls: { name: string; argum
   begin(response);
   calls.forEach((call, index) => {
     const third = Math.ceil(call.arguments.length / 3);
-    chunk(response, { tool_calls: [{ index, id: `call_${index}`, type: 'function', function: { name: call.name, arguments: '' } }] });
+    chunk(response, {
+      tool_calls: [{ index, id: `call_${index}`, type: 'function', function: { name: call.name, arguments: '' } }],
+    });
     for (let i = 0; i < call.arguments.length; i += third) {
       chunk(response, { tool_calls: [{ index, function: { arguments: call.arguments.slice(i, i + third) } }] });
     }

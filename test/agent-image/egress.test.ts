@@ -23,8 +23,29 @@ beforeAll(async () => {
   certificates = mkdtempSync(join(tmpdir(), 'bc-'));
   const [key, cert] = [join(certificates, 'key.pem'), join(certificates, 'cert.pem')];
   const subject = ['-subj', '/CN=site.test', '-addext', 'subjectAltName=DNS:site.test,DNS:other.test'];
-  execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2', '-keyout', key, '-out', cert, ...subject], { stdio: 'ignore' });
-  secure = createTlsServer({ key: readFileSync(key), cert: readFileSync(cert) }, (request, response) => answer(request, response)) as unknown as Server;
+  execFileSync(
+    'openssl',
+    [
+      'req',
+      '-x509',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:P-256',
+      '-nodes',
+      '-days',
+      '2',
+      '-keyout',
+      key,
+      '-out',
+      cert,
+      ...subject,
+    ],
+    { stdio: 'ignore' },
+  );
+  secure = createTlsServer({ key: readFileSync(key), cert: readFileSync(cert) }, (request, response) =>
+    answer(request, response),
+  );
   plain = createServer((request, response) => answer(request, response));
   for (const server of [secure, plain]) await once(server.listen(0, '127.0.0.1'), 'listening');
   const port = await freePort();
@@ -32,7 +53,8 @@ beforeAll(async () => {
   proxyPort = port;
   fixture.berth.onConnect = (request, socket, head) => {
     asked.push(`CONNECT ${request.url} ${request.headers['proxy-authorization']}`);
-    if (!allowed(String(request.url))) return void socket.end('HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\n\r\nnot on the list\n');
+    if (!allowed(String(request.url)))
+      return void socket.end('HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\n\r\nnot on the list\n');
     const server = request.url?.endsWith(':443') ? secure : plain;
     const upstream = connect((server.address() as AddressInfo).port, '127.0.0.1', () => {
       socket.write('HTTP/1.1 200 Connection Established\r\n\r\n');
@@ -43,7 +65,8 @@ beforeAll(async () => {
   };
   fixture.berth.onProxied = (request, response) => {
     asked.push(`${request.method} ${request.url} ${request.headers['proxy-authorization']}`);
-    if (!allowed(new URL(String(request.url)).host)) return void response.writeHead(403, { 'content-type': 'text/plain' }).end('not on the list\n');
+    if (!allowed(new URL(String(request.url)).host))
+      return void response.writeHead(403, { 'content-type': 'text/plain' }).end('not on the list\n');
     answer(request, response);
   };
   await fixture.berth.configure([agent('a')]);
@@ -52,7 +75,10 @@ beforeAll(async () => {
 beforeEach(() => {
   asked = [];
   allowed = () => true;
-  answer = (request, response) => response.writeHead(200, { 'content-type': 'text/plain' }).end(`${request.method} ${new URL(String(request.url), 'http://x').pathname}`);
+  answer = (request, response) =>
+    response
+      .writeHead(200, { 'content-type': 'text/plain' })
+      .end(`${request.method} ${new URL(String(request.url), 'http://x').pathname}`);
 });
 
 afterAll(async () => {
@@ -82,15 +108,22 @@ describe('fetch_url', () => {
 
   test('tells the model when the policy refuses', async () => {
     allowed = () => false;
-    expect(await tool('fetch_url', { url: 'https://site.test/' })).toEqual({ ok: false, text: 'Error: the egress proxy refused (403): not on the list' });
-    expect(await tool('fetch_url', { url: 'http://site.test/' })).toMatchObject({ ok: false, text: expect.stringContaining('not on the list') });
+    expect(await tool('fetch_url', { url: 'https://site.test/' })).toEqual({
+      ok: false,
+      text: 'Error: the egress proxy refused (403): not on the list',
+    });
+    expect(await tool('fetch_url', { url: 'http://site.test/' })).toMatchObject({
+      ok: false,
+      text: expect.stringContaining('not on the list'),
+    });
   });
 
   test('follows redirects, each asked of the proxy, and leaves credentials behind', async () => {
     const seen: (string | undefined)[] = [];
     answer = (request, response) => {
       seen.push(request.headers.authorization);
-      if (request.headers.host === 'site.test') return void response.writeHead(302, { location: 'https://other.test/there' }).end();
+      if (request.headers.host === 'site.test')
+        return void response.writeHead(302, { location: 'https://other.test/there' }).end();
       response.writeHead(200, { 'content-type': 'text/plain' }).end('arrived');
     };
     const { text } = await tool('fetch_url', { url: 'https://site.test/', headers: { Authorization: 'Bearer mine' } });
@@ -113,24 +146,36 @@ describe('fetch_url', () => {
   });
 
   test('takes at most a megabyte, makes text of HTML and shows no bytes', async () => {
-    answer = (_request, response) => void response.writeHead(200, { 'content-type': 'text/plain' }).end(Buffer.alloc(3 * 1024 * 1024, 'x'));
+    answer = (_request, response) =>
+      void response.writeHead(200, { 'content-type': 'text/plain' }).end(Buffer.alloc(3 * 1024 * 1024, 'x'));
     const big = await tool('fetch_url', { url: 'https://site.test/' });
     expect(big.text.length).toBeLessThan(31_000);
     expect(big.text).toContain('only the first 1 MB');
     answer = (_request, response) =>
-      void response.writeHead(200, { 'content-type': 'text/html' }).end('<html><script>bad()</script><h1>A &amp; B</h1><p>to <a href="https://x.test/y">there</a></html>');
-    expect((await tool('fetch_url', { url: 'https://site.test/' })).text).toMatch(/\n\nA & B\n+to there \(https:\/\/x\.test\/y\)$/);
+      void response
+        .writeHead(200, { 'content-type': 'text/html' })
+        .end('<html><script>bad()</script><h1>A &amp; B</h1><p>to <a href="https://x.test/y">there</a></html>');
+    expect((await tool('fetch_url', { url: 'https://site.test/' })).text).toMatch(
+      /\n\nA & B\n+to there \(https:\/\/x\.test\/y\)$/,
+    );
     answer = (_request, response) => void response.writeHead(200, { 'content-type': 'image/png' }).end(Buffer.alloc(10));
     expect((await tool('fetch_url', { url: 'https://site.test/' })).text).toContain('(10 bytes that are not text)');
   });
 
   test('does not trust a certificate of another name', async () => {
-    expect(await tool('fetch_url', { url: 'https://wrong.test/' })).toMatchObject({ ok: false, text: expect.stringContaining('ERR_TLS_CERT_ALTNAME_INVALID') });
+    expect(await tool('fetch_url', { url: 'https://wrong.test/' })).toMatchObject({
+      ok: false,
+      text: expect.stringContaining('ERR_TLS_CERT_ALTNAME_INVALID'),
+    });
   });
 
   test('cannot set the proxy credentials or break the head', async () => {
-    answer = (request, response) => void response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(request.headers));
-    const { text } = await tool('fetch_url', { url: 'https://site.test/', headers: { Host: 'evil', 'Proxy-Authorization': 'x', 'X-Ok': '1' } });
+    answer = (request, response) =>
+      void response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(request.headers));
+    const { text } = await tool('fetch_url', {
+      url: 'https://site.test/',
+      headers: { Host: 'evil', 'Proxy-Authorization': 'x', 'X-Ok': '1' },
+    });
     expect(text).toContain('"host":"site.test"');
     expect(text).toContain('"x-ok":"1"');
     expect(text).not.toContain('proxy-authorization');
@@ -144,7 +189,11 @@ describe('fetch_url', () => {
       begun = true;
       response.on('close', () => (closed = true));
     };
-    const stream = await fixture.berth.open('POST', '/v1/chat/completions', say('a', '/tool fetch_url {"url":"https://site.test/"}', { stream: true }));
+    const stream = await fixture.berth.open(
+      'POST',
+      '/v1/chat/completions',
+      say('a', '/tool fetch_url {"url":"https://site.test/"}', { stream: true }),
+    );
     await until('it is asked', () => begun);
     stream.close(8);
     await until('it has ended', () => closed);
@@ -153,8 +202,13 @@ describe('fetch_url', () => {
 
 describe('the forward proxy', () => {
   test('gives programs in the shell a way out, without credentials of their own', async () => {
-    expect(await tool('shell', { command: 'curl -sS http://site.test/from-shell' })).toEqual({ ok: true, text: 'GET /from-shell' });
-    expect((await tool('shell', { command: `curl -sS --cacert ${join(certificates, 'cert.pem')} https://site.test/tls` })).text).toBe('GET /tls');
+    expect(await tool('shell', { command: 'curl -sS http://site.test/from-shell' })).toEqual({
+      ok: true,
+      text: 'GET /from-shell',
+    });
+    expect(
+      (await tool('shell', { command: `curl -sS --cacert ${join(certificates, 'cert.pem')} https://site.test/tls` })).text,
+    ).toBe('GET /tls');
     const token = `Bearer ${fixture.folder.token}`;
     expect(asked).toEqual([`GET http://site.test/from-shell ${token}`, `CONNECT site.test:443 ${token}`]);
     expect((await tool('shell', { command: 'echo $HTTP_PROXY $https_proxy $NODE_USE_ENV_PROXY' })).text).toBe(
@@ -172,9 +226,14 @@ describe('the forward proxy', () => {
     answer = (request, response) => {
       const pieces: Buffer[] = [];
       request.on('data', (piece: Buffer) => pieces.push(piece));
-      request.on('end', () => response.writeHead(201, { 'x-length': String(Buffer.concat(pieces).length) }).end(JSON.stringify(request.headers)));
+      request.on('end', () =>
+        response.writeHead(201, { 'x-length': String(Buffer.concat(pieces).length) }).end(JSON.stringify(request.headers)),
+      );
     };
-    const { status, headers, text } = await viaProxy('http://site.test/up', Buffer.alloc(300_000, 'b'), { 'proxy-authorization': 'Basic eA==', te: 'trailers' });
+    const { status, headers, text } = await viaProxy('http://site.test/up', Buffer.alloc(300_000, 'b'), {
+      'proxy-authorization': 'Basic eA==',
+      te: 'trailers',
+    });
     expect([status, headers['x-length']]).toEqual([201, '300000']);
     expect(JSON.parse(text)).toMatchObject({ 'proxy-authorization': `Bearer ${fixture.folder.token}` });
     expect(JSON.parse(text)).not.toHaveProperty('te');
@@ -197,7 +256,12 @@ describe('the forward proxy', () => {
   });
 
   test('survives clients that send garbage or go away', async () => {
-    for (const bytes of ['\0\0\0', 'CONNECT \r\n\r\n', 'GET http://site.test/ HTTP/1.1\r\n\r\n', 'CONNECT site.test:443 HTTP/1.1\r\nHost: x\r\n\r\ngarbage']) {
+    for (const bytes of [
+      '\0\0\0',
+      'CONNECT \r\n\r\n',
+      'GET http://site.test/ HTTP/1.1\r\n\r\n',
+      'CONNECT site.test:443 HTTP/1.1\r\nHost: x\r\n\r\ngarbage',
+    ]) {
       const socket = connect(proxyPort, '127.0.0.1');
       socket.on('error', () => undefined);
       socket.write(bytes);
@@ -208,28 +272,35 @@ describe('the forward proxy', () => {
   });
 
   test('lets later tunnels wait for a place instead of taking more connections than there are', async () => {
-    const sockets = Array.from({ length: 35 }, () => {
+    const sockets = Array.from({ length: 20 }, () => {
       const socket = connect(proxyPort, '127.0.0.1');
       socket.on('error', () => undefined);
       socket.write('CONNECT site.test:80 HTTP/1.1\r\nHost: site.test\r\n\r\n');
       return socket;
     });
     const tunnels = () => asked.filter((line) => line.startsWith('CONNECT site.test:80 ')).length;
-    await until('all places are taken', () => tunnels() === 30);
+    await until('all places are taken', () => tunnels() === 16);
     sockets[0]?.destroy();
-    await until('the next one gets the place', () => tunnels() === 31);
+    await until('the next one gets the place', () => tunnels() === 17);
     for (const socket of sockets) socket.destroy();
     expect((await viaProxy('http://site.test/ok')).text).toBe('GET /ok');
   });
 });
 
-function viaProxy(path: string, body?: Buffer, headers: Record<string, string> = {}): Promise<{ status: number; headers: IncomingMessage['headers']; text: string }> {
+function viaProxy(
+  path: string,
+  body?: Buffer,
+  headers: Record<string, string> = {},
+): Promise<{ status: number; headers: IncomingMessage['headers']; text: string }> {
   return new Promise((resolve, reject) => {
-    const request = httpRequest({ port: proxyPort, host: '127.0.0.1', method: body ? 'POST' : 'GET', path, headers }, (response) => {
-      let text = '';
-      response.setEncoding('utf8').on('data', (piece: string) => (text += piece));
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers, text }));
-    });
+    const request = httpRequest(
+      { port: proxyPort, host: '127.0.0.1', method: body ? 'POST' : 'GET', path, headers },
+      (response) => {
+        let text = '';
+        response.setEncoding('utf8').on('data', (piece: string) => (text += piece));
+        response.on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers, text }));
+      },
+    );
     request.on('error', reject);
     request.end(body);
   });

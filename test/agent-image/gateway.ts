@@ -40,13 +40,20 @@ export class GatewayProcess {
   constructor(bundle: string, linkDir: string, env: Record<string, string> = {}) {
     this.#bundle = bundle;
     this.dataDir = mkdtempSync(join(tmpdir(), 'bd-'));
-    this.#env = { BERTH_LINK_DIR: linkDir, BERTH_DATA_DIR: this.dataDir, BERTH_INSTANCE: 'ins_test', BERTH_PROXY_PORT: 'off', ...env };
+    this.#env = {
+      BERTH_LINK_DIR: linkDir,
+      BERTH_DATA_DIR: this.dataDir,
+      BERTH_INSTANCE: 'ins_test',
+      BERTH_PROXY_PORT: 'off',
+      ...env,
+    };
   }
 
   start(): this {
     const env = { PATH: process.env['PATH'] ?? '', ...this.#env };
     this.child = spawn(NODE, [...MEMORY_FLAGS, this.#bundle], { env, stdio: ['ignore', 'pipe', 'pipe'] });
-    for (const stream of [this.child.stdout, this.child.stderr]) stream?.setEncoding('utf8').on('data', (text: string) => (this.output += text));
+    for (const stream of [this.child.stdout, this.child.stderr])
+      stream?.setEncoding('utf8').on('data', (text: string) => (this.output += text));
     return this;
   }
 

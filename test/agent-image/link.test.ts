@@ -127,7 +127,9 @@ describe('dialling', () => {
     const folder = newFolder();
     const garbage = createServer((socket) => {
       socket.on('error', () => undefined);
-      socket.once('data', () => socket.end('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: berth-link\r\n\r\nnot http2 at all'));
+      socket.once('data', () =>
+        socket.end('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: berth-link\r\n\r\nnot http2 at all'),
+      );
     });
     const silent = createServer(() => undefined);
     const nonsense = createServer((socket) => void socket.on('error', () => undefined).end('\0\0\0'));
@@ -191,4 +193,3 @@ describe('stopping', () => {
     expect(gateway.output).toContain('BERTH_SHELL must be on or off');
   });
 });
-

@@ -48,7 +48,11 @@ test('sends no more and keeps no more memory in the thousandth turn of a convers
   const dir = join(fixture.gateway.dataDir, '.berth/agents/b/conversations');
   const files = readdirSync(dir).map((name) => join(dir, name));
   expect(files).toHaveLength(1);
-  expect(readFileSync(files[0] as string, 'utf8').trim().split('\n')).toHaveLength(1000);
+  expect(
+    readFileSync(files[0] as string, 'utf8')
+      .trim()
+      .split('\n'),
+  ).toHaveLength(1000);
 });
 
 test('keeps many conversations on disk and few in memory', async () => {
@@ -60,7 +64,11 @@ test('keeps many conversations on disk and few in memory', async () => {
 });
 
 describe('large requests', () => {
-  const large = (megabytes: number) => say('b', [{ type: 'text', text: 'hi' }, { type: 'image_url', image_url: { url: 'A'.repeat(megabytes * MB) } }]);
+  const large = (megabytes: number) =>
+    say('b', [
+      { type: 'text', text: 'hi' },
+      { type: 'image_url', image_url: { url: 'A'.repeat(megabytes * MB) } },
+    ]);
 
   test('of the largest size are served', async () => {
     let bytes = 0;
@@ -73,7 +81,8 @@ describe('large requests', () => {
   });
 
   test('that come all at once are refused where there is no room, and the process lives', async () => {
-    berth.model = (call, response) => demoModel({ ...call, body: { ...call.body, messages: [{ role: 'user', content: 'ok' }] } }, response);
+    berth.model = (call, response) =>
+      demoModel({ ...call, body: { ...call.body, messages: [{ role: 'user', content: 'ok' }] } }, response);
     const answers = await Promise.all(Array.from({ length: 6 }, () => berth.chat(large(15))));
     const statuses = answers.map(({ status }) => status);
     expect(statuses).toContain(503);
@@ -98,7 +107,9 @@ test('many cancelled turns leave nothing behind', async () => {
   };
   for (let round = 0; round < 10; round++) {
     const streams = await Promise.all(
-      Array.from({ length: 20 }, () => berth.open('POST', '/v1/chat/completions', say('a', '/slow 1000 20', { stream: true, user: `r${round}` }))),
+      Array.from({ length: 20 }, () =>
+        berth.open('POST', '/v1/chat/completions', say('a', '/slow 1000 20', { stream: true, user: `r${round}` })),
+      ),
     );
     await until('one is asked', () => open > 0);
     for (const stream of streams) stream.on('error', () => undefined).close(8);

@@ -1,5 +1,16 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, linkSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -75,7 +86,8 @@ describe('the workspace', () => {
 
   test('is not left by editing or listing', async () => {
     expect((await call('edit_file', { path: 'link-to-file', old_text: 'secret', new_text: 'x' })).ok).toBe(false);
-    for (const path of ['..', '/', 'link-to-folder', 'link-to-sibling']) expect((await call('list_files', { path })).ok).toBe(false);
+    for (const path of ['..', '/', 'link-to-folder', 'link-to-sibling'])
+      expect((await call('list_files', { path })).ok).toBe(false);
     expect((await call('list_files', { recursive: true })).text).not.toContain('secret.txt');
   });
 
@@ -88,10 +100,17 @@ describe('the workspace', () => {
 
 describe('files', () => {
   test('are written, read, edited and listed', async () => {
-    expect(await call('write_file', { path: 'n/ü.txt', content: 'one\ntwo\nthree\n' })).toEqual({ ok: true, text: 'Wrote 14 bytes to n/ü.txt.' });
+    expect(await call('write_file', { path: 'n/ü.txt', content: 'one\ntwo\nthree\n' })).toEqual({
+      ok: true,
+      text: 'Wrote 14 bytes to n/ü.txt.',
+    });
     expect(await call('read_file', { path: 'n/ü.txt' })).toEqual({ ok: true, text: 'one\ntwo\nthree' });
-    expect((await call('read_file', { path: 'n/ü.txt', offset: 2, limit: 1 })).text).toBe('two\n[… lines 3 to 3 not shown: go on with offset 3]');
-    expect((await call('edit_file', { path: 'n/ü.txt', old_text: 'two', new_text: '$& 2' })).text).toBe('Replaced one place in n/ü.txt.');
+    expect((await call('read_file', { path: 'n/ü.txt', offset: 2, limit: 1 })).text).toBe(
+      'two\n[… lines 3 to 3 not shown: go on with offset 3]',
+    );
+    expect((await call('edit_file', { path: 'n/ü.txt', old_text: 'two', new_text: '$& 2' })).text).toBe(
+      'Replaced one place in n/ü.txt.',
+    );
     expect((await call('list_files', { path: 'n' })).text).toBe('ü.txt\t15');
     expect(readFileSync(join(workspace, 'n/ü.txt'), 'utf8')).toBe('one\n$& 2\nthree\n');
   });
@@ -111,7 +130,9 @@ describe('files', () => {
   });
 
   test('are capped', async () => {
-    expect((await call('write_file', { path: 'big.txt', content: 'x'.repeat(1024 * 1024 + 1) })).text).toBe('Error: content: at most 1 MB');
+    expect((await call('write_file', { path: 'big.txt', content: 'x'.repeat(1024 * 1024 + 1) })).text).toBe(
+      'Error: content: at most 1 MB',
+    );
     writeFileSync(join(workspace, 'huge.txt'), '');
     truncateSync(join(workspace, 'huge.txt'), 8 * 1024 ** 3);
     expect((await call('read_file', { path: 'huge.txt' })).text).toContain('not a text file');
@@ -194,7 +215,12 @@ test('are left out where the environment says so', async () => {
   try {
     await bare.berth.configure([agent('a')]);
     await bare.berth.chat(say('a', 'hi'));
-    expect(bare.berth.modelRequests[0]?.body.tools?.map((tool) => tool.function.name)).toEqual(['read_file', 'write_file', 'edit_file', 'list_files']);
+    expect(bare.berth.modelRequests[0]?.body.tools?.map((tool) => tool.function.name)).toEqual([
+      'read_file',
+      'write_file',
+      'edit_file',
+      'list_files',
+    ]);
     expect((await bare.berth.chat(say('a', '/tool shell {"command":"id"}'))).said).toContain('There is no tool of that name');
   } finally {
     await bare.close();

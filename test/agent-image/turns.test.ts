@@ -22,20 +22,34 @@ afterAll(() => fixture.close());
 
 describe('tool calls', () => {
   test('are run and their results fed back, with events where asked', async () => {
-    const answer = await berth.chat(say('a', '/tool write_file {"path":"d/n.txt","content":"hi"}', { stream_options: { include_usage: true } }), {
-      'x-berth-events': '1',
-    });
+    const answer = await berth.chat(
+      say('a', '/tool write_file {"path":"d/n.txt","content":"hi"}', { stream_options: { include_usage: true } }),
+      {
+        'x-berth-events': '1',
+      },
+    );
     expect(answer).toMatchObject({ said: 'Tool said: Wrote 2 bytes to d/n.txt.', finish: 'stop', done: true });
     expect(answer.events.filter(({ event }) => event !== undefined)).toEqual([
       { event: 'tool_call', data: { id: 'call_0', name: 'write_file', arguments: '{"path":"d/n.txt","content":"hi"}' } },
-      { event: 'tool_result', data: { id: 'call_0', name: 'write_file', ok: true, preview: 'Wrote 2 bytes to d/n.txt.', duration_ms: expect.any(Number) } },
+      {
+        event: 'tool_result',
+        data: {
+          id: 'call_0',
+          name: 'write_file',
+          ok: true,
+          preview: 'Wrote 2 bytes to d/n.txt.',
+          duration_ms: expect.any(Number),
+        },
+      },
     ]);
     expect(answer.usage).toEqual({ prompt_tokens: 20, completion_tokens: 10, total_tokens: 30 });
     expect(berth.modelRequests[1]?.body.messages.slice(-2)).toEqual([
       {
         role: 'assistant',
         content: null,
-        tool_calls: [{ id: 'call_0', type: 'function', function: { name: 'write_file', arguments: '{"path":"d/n.txt","content":"hi"}' } }],
+        tool_calls: [
+          { id: 'call_0', type: 'function', function: { name: 'write_file', arguments: '{"path":"d/n.txt","content":"hi"}' } },
+        ],
       },
       { role: 'tool', content: 'Wrote 2 bytes to d/n.txt.', tool_call_id: 'call_0' },
     ]);
@@ -54,7 +68,9 @@ describe('tool calls', () => {
       'until [ -e third ]; do sleep 0.01; done; touch second; echo two',
       'touch third; echo three',
     ];
-    const { said } = await berth.chat(say('a', commands.map((command) => `/tool shell ${JSON.stringify({ command, timeout_s: 10 })}`).join('\n')));
+    const { said } = await berth.chat(
+      say('a', commands.map((command) => `/tool shell ${JSON.stringify({ command, timeout_s: 10 })}`).join('\n')),
+    );
     expect(said).toBe('Tool said: one\nTool said: two\nTool said: three');
   });
 
@@ -80,7 +96,16 @@ describe('tool calls', () => {
     // The conversation can go on from there: no call without its result.
     await berth.chat(say('b', 'go on', { user: 'cap' }));
     const sent = berth.modelRequests.at(-1)?.body.messages ?? [];
-    expect(sent.map(({ role }) => role)).toEqual(['system', 'user', 'assistant', 'tool', 'assistant', 'tool', 'assistant', 'user']);
+    expect(sent.map(({ role }) => role)).toEqual([
+      'system',
+      'user',
+      'assistant',
+      'tool',
+      'assistant',
+      'tool',
+      'assistant',
+      'user',
+    ]);
   });
 
   test('without ids, or twice the same id, still get results of their own', async () => {
@@ -88,11 +113,19 @@ describe('tool calls', () => {
       if (body.messages.at(-1)?.role === 'tool') return void demoModel({ body } as never, response);
       begin(response);
       const call = { id: 'same', type: 'function', function: { name: 'list_files', arguments: '{}' } };
-      chunk(response, { tool_calls: [{ index: 0, ...call }, { index: 1, ...call }, { index: 2, ...call, id: undefined }] });
+      chunk(response, {
+        tool_calls: [
+          { index: 0, ...call },
+          { index: 1, ...call },
+          { index: 2, ...call, id: undefined },
+        ],
+      });
       finish(response, 'stop');
     };
     await berth.chat(say('a', 'x'));
-    const ids = berth.modelRequests[1]?.body.messages.filter(({ role }) => role === 'tool').map((message) => message.tool_call_id);
+    const ids = berth.modelRequests[1]?.body.messages
+      .filter(({ role }) => role === 'tool')
+      .map((message) => message.tool_call_id);
     expect(new Set(ids).size).toBe(3);
   });
 
@@ -151,7 +184,11 @@ describe('conversations', () => {
   });
 
   test('take the whole history from a request without user', async () => {
-    const messages = [{ role: 'user', content: 'old' }, { role: 'assistant', content: 'answer' }, { role: 'user', content: '/history' }];
+    const messages = [
+      { role: 'user', content: 'old' },
+      { role: 'assistant', content: 'answer' },
+      { role: 'user', content: '/history' },
+    ];
     expect((await berth.chat({ model: 'openclaw/a', messages })).said).toBe('old');
     // With user, only the last message is new.
     expect((await berth.chat({ model: 'openclaw/a', messages, user: 'u3' })).said).toBe('');
@@ -186,7 +223,9 @@ describe('conversations', () => {
     const turns = ['one', 'two', 'three'].map((word) => berth.chat(say('a', word, { user: 'queue' })));
     await Promise.all(turns);
     expect((await berth.chat(say('a', '/history', { user: 'queue' }))).said).toBe('one | two | three');
-    expect(berth.modelRequests.map(({ body }) => body.messages.filter(({ role }) => role === 'user').length)).toEqual([1, 2, 3, 4]);
+    expect(berth.modelRequests.map(({ body }) => body.messages.filter(({ role }) => role === 'user').length)).toEqual([
+      1, 2, 3, 4,
+    ]);
   });
 
   test('let different users run side by side', async () => {
@@ -219,7 +258,10 @@ describe('conversations', () => {
     await berth.chat(say('a', 'question', { user: 'broken' }));
     berth.model = demoModel;
     await berth.chat(say('a', 'again', { user: 'broken' }));
-    expect(berth.modelRequests.at(-1)?.body.messages[2]).toEqual({ role: 'assistant', content: 'The answer is\n[This answer was interrupted.]' });
+    expect(berth.modelRequests.at(-1)?.body.messages[2]).toEqual({
+      role: 'assistant',
+      content: 'The answer is\n[This answer was interrupted.]',
+    });
   });
 
   test('leave images of earlier turns out', async () => {
@@ -258,7 +300,11 @@ describe('cancelling', () => {
   });
 
   test('kills the shells of the turn', async () => {
-    const stream = await berth.open('POST', '/v1/chat/completions', say('a', '/tool shell {"command":"sleep 4242"}', { stream: true }));
+    const stream = await berth.open(
+      'POST',
+      '/v1/chat/completions',
+      say('a', '/tool shell {"command":"sleep 4242"}', { stream: true }),
+    );
     await until('the shell runs', () => running('sleep 4242'));
     stream.close(8);
     await until('it is gone', () => !running('sleep 4242'));
@@ -346,7 +392,10 @@ test('a stream of a megabyte in one delta comes in pieces, whole', async () => {
 test('sixty-four calls at once are run, more are refused one by one', async () => {
   berth.model = (call, response) => {
     if (call.body.messages.at(-1)?.role === 'tool') return demoModel(call, response);
-    sendCalls(response, Array.from({ length: 70 }, () => ({ name: 'list_files', arguments: '{}' })));
+    sendCalls(
+      response,
+      Array.from({ length: 70 }, () => ({ name: 'list_files', arguments: '{}' })),
+    );
   };
   const { said } = await berth.chat(say('a', 'x'));
   expect(said.match(/At most 64 calls at once/g)).toHaveLength(6);

@@ -1,5 +1,6 @@
 import type { Agent } from '../roster.js';
-import type { ToolCall, TurnOutput } from '../turn.js';
+import type { ToolCall } from '../answer.js';
+import type { TurnOutput } from '../turn.js';
 import { ToolError, middleOut, toolSchema, type Tool, type ToolContext, type ToolResult } from './tool.js';
 
 /** Calls run side by side at most; each may be a shell, and the number of processes is bounded. */
@@ -39,7 +40,13 @@ export class ToolBench {
     await output.toolCall(call);
     const { ok, text } = position < MOST_CALLS ? await this.#run(call) : failure(`At most ${MOST_CALLS} calls at once.`);
     const short = middleOut(text);
-    await output.toolResult({ id: call.id, name: call.name, ok, text: short, durationMs: Math.round(performance.now() - started) });
+    await output.toolResult({
+      id: call.id,
+      name: call.name,
+      ok,
+      text: short,
+      durationMs: Math.round(performance.now() - started),
+    });
     return short;
   }
 

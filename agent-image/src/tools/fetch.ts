@@ -9,7 +9,17 @@ const MOST_BYTES = 1024 * 1024;
 const MOST_REDIRECTS = 5;
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'];
 /** Set by us or meaningless through a proxy. */
-const RESERVED_HEADERS = new Set(['host', 'connection', 'content-length', 'transfer-encoding', 'upgrade', 'te', 'trailer', 'expect', 'accept-encoding']);
+const RESERVED_HEADERS = new Set([
+  'host',
+  'connection',
+  'content-length',
+  'transfer-encoding',
+  'upgrade',
+  'te',
+  'trailer',
+  'expect',
+  'accept-encoding',
+]);
 const TEXT_TYPE = /^(?:text\/|application\/(?:[\w.+-]*\+)?(?:json|xml|javascript|x-www-form-urlencoded|yaml|x-yaml|x-ndjson))/i;
 
 interface Ask {
@@ -23,7 +33,8 @@ interface Ask {
 export function fetchTool(egress: Egress): Tool {
   return {
     name: 'fetch_url',
-    description: 'Fetch an http or https URL, as far as the network policy allows. HTML comes as plain text. At most 1 MB and 30 seconds.',
+    description:
+      'Fetch an http or https URL, as far as the network policy allows. HTML comes as plain text. At most 1 MB and 30 seconds.',
     parameters: {
       type: 'object',
       properties: {
@@ -96,11 +107,18 @@ function redirected(ask: Ask, url: URL, status: number): Ask {
 async function send(egress: Egress, { url, method, headers, body }: Ask, signal: AbortSignal): Promise<IncomingMessage> {
   const all: OutgoingHttpHeaders = { ...headers, host: url.host, 'accept-encoding': 'identity', connection: 'close' };
   if (body !== '') all['content-length'] = Buffer.byteLength(body);
-  if (url.protocol === 'http:') return egress.forward({ url: url.href, method, headers: all, signal }, (request) => void request.end(body));
+  if (url.protocol === 'http:')
+    return egress.forward({ url: url.href, method, headers: all, signal }, (request) => void request.end(body));
   const secure = await startTls(await egress.tunnel(`${url.hostname}:${url.port || 443}`, signal), url.hostname, signal);
   try {
     return await new Promise((resolve, reject) => {
-      const request = httpRequest({ createConnection: () => secure, method, path: `${url.pathname}${url.search}`, headers: all, signal });
+      const request = httpRequest({
+        createConnection: () => secure,
+        method,
+        path: `${url.pathname}${url.search}`,
+        headers: all,
+        signal,
+      });
       request.once('error', reject);
       request.once('response', resolve);
       request.end(body);
@@ -153,7 +171,8 @@ async function readCapped(response: IncomingMessage): Promise<{ bytes: Buffer; c
 
 function bodyText(bytes: Buffer, type: string): string {
   if (bytes.length === 0) return '(empty)';
-  if (type !== '' ? !TEXT_TYPE.test(type) : bytes.subarray(0, 8192).includes(0)) return `(${bytes.length} bytes that are not text)`;
+  if (type !== '' ? !TEXT_TYPE.test(type) : bytes.subarray(0, 8192).includes(0))
+    return `(${bytes.length} bytes that are not text)`;
   const text = bytes.toString(/charset=["']?(?:iso-8859-1|latin1|windows-1252)/i.test(type) ? 'latin1' : 'utf8');
   return /^text\/html|application\/xhtml/i.test(type) ? htmlToText(text) : text;
 }

@@ -2,7 +2,15 @@ import type { Dirent } from 'node:fs';
 import { lstat, opendir, type FileHandle } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { openToRead, openToWrite, resolveFolder } from './confine.js';
-import { MOST_RESULT_CHARS, ToolError, optionalBoolean, optionalInteger, optionalString, stringArgument, type Tool } from './tool.js';
+import {
+  MOST_RESULT_CHARS,
+  ToolError,
+  optionalBoolean,
+  optionalInteger,
+  optionalString,
+  stringArgument,
+  type Tool,
+} from './tool.js';
 
 const MOST_FILE_BYTES = 1024 * 1024;
 const MOST_LINES = 2000;
@@ -79,7 +87,8 @@ export const editFileTool: Tool = {
     const pieces = before.split(oldText);
     const found = pieces.length - 1;
     if (found === 0) throw new ToolError('old_text: is not in the file');
-    if (found > 1 && !all) throw new ToolError(`old_text: is in the file ${found} times; give more of its surroundings, or set replace_all`);
+    if (found > 1 && !all)
+      throw new ToolError(`old_text: is in the file ${found} times; give more of its surroundings, or set replace_all`);
     await replaceContent(workspace.dir, path, pieces.join(newText));
     return { ok: true, text: `Replaced ${found === 1 ? 'one place' : `${found} places`} in ${path}.` };
   },
@@ -90,7 +99,10 @@ export const listFilesTool: Tool = {
   description: `List a folder of the workspace: folders end in /, files have their size in bytes. At most ${MOST_ENTRIES} entries.`,
   parameters: {
     type: 'object',
-    properties: { path: { ...PATH, description: 'Folder, relative to the workspace; left out: the workspace itself.' }, recursive: { type: 'boolean' } },
+    properties: {
+      path: { ...PATH, description: 'Folder, relative to the workspace; left out: the workspace itself.' },
+      recursive: { type: 'boolean' },
+    },
   },
   async run(args, { workspace }) {
     const root = await resolveFolder(workspace.dir, optionalString(args, 'path', '.') || '.');

@@ -11,7 +11,9 @@ export function htmlToText(html: string): string {
     .replace(/<a\b[^>]*?\bhref=["']?(https?:[^"'\s>]+)[^>]*>([^<]*)<\/a>/gi, '$2 ($1)')
     .replace(BREAKS, '\n')
     .replace(/<[^<>]*>/g, '')
-    .replace(/&(?:#(\d{1,7})|#x([0-9a-f]{1,6})|(\w{2,8}));/gi, (whole, decimal?: string, hex?: string, name?: string) => entity(whole, decimal, hex, name))
+    .replace(/&(?:#(\d{1,7})|#x([0-9a-f]{1,6})|(\w{2,8}));/gi, (whole, decimal?: string, hex?: string, name?: string) =>
+      entity(whole, decimal, hex, name),
+    )
     .replace(/[ \t]*\n[ \t]*/g, '\n')
     .replace(/\n{3,}/g, '\n\n')
     .trim();

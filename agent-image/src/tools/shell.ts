@@ -33,7 +33,8 @@ export function shellTool(options: ShellOptions): Tool {
     },
     async run(args, context) {
       const command = stringArgument(args, 'command');
-      if (command.length > MOST_COMMAND_CHARS || command.includes('\0')) throw new ToolError('command: is too long or holds a NUL character');
+      if (command.length > MOST_COMMAND_CHARS || command.includes('\0'))
+        throw new ToolError('command: is too long or holds a NUL character');
       const timeoutS = optionalInteger(args, 'timeout_s', 1, MOST_TIMEOUT_S, DEFAULT_TIMEOUT_S);
       await mkdir(context.workspace.dir, { recursive: true });
       return new Command(command, timeoutS, context, options.proxyPort()).run();
@@ -42,7 +43,10 @@ export function shellTool(options: ShellOptions): Tool {
 }
 
 /** The environment of a command: what programs need and nothing of the gateway's own. */
-export function shellEnvironment(context: Pick<ToolContext, 'workspace' | 'agentId'>, proxyPort: number | undefined): Record<string, string> {
+export function shellEnvironment(
+  context: Pick<ToolContext, 'workspace' | 'agentId'>,
+  proxyPort: number | undefined,
+): Record<string, string> {
   const env: Record<string, string> = {
     PATH: process.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin',
     HOME: context.workspace.home,
@@ -110,7 +114,9 @@ class Command {
 
   #ended(): Promise<{ code: number | null; signal: string | null }> {
     return new Promise((resolve, reject) => {
-      this.#child.once('error', (error: NodeJS.ErrnoException) => reject(new ToolError(`the shell cannot be started (${error.code})`)));
+      this.#child.once('error', (error: NodeJS.ErrnoException) =>
+        reject(new ToolError(`the shell cannot be started (${error.code})`)),
+      );
       this.#child.once('exit', (code, signal) => {
         endAll(this.#child.pid, this.#marker);
         const settle = () => {
@@ -155,7 +161,10 @@ function endAll(pid: number | undefined, marker: string): void {
 }
 
 function processesWith(marker: string): number[] {
-  return readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(Number).filter((pid) => pid !== process.pid && carries(pid, marker));
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => pid !== process.pid && carries(pid, marker));
 }
 
 function carries(pid: number, marker: string): boolean {

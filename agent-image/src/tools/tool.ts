@@ -50,7 +50,13 @@ export function optionalString(args: Record<string, unknown>, name: string, othe
   return args[name] === undefined || args[name] === null ? otherwise : stringArgument(args, name);
 }
 
-export function optionalInteger(args: Record<string, unknown>, name: string, least: number, most: number, otherwise: number): number {
+export function optionalInteger(
+  args: Record<string, unknown>,
+  name: string,
+  least: number,
+  most: number,
+  otherwise: number,
+): number {
   const value = args[name];
   if (value === undefined || value === null) return otherwise;
   if (!Number.isInteger(value) || (value as number) < least || (value as number) > most) {
