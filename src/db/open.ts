@@ -14,6 +14,7 @@ import { isConnectionLoss } from './errors.js';
 import { makeDataFolder, PGLITE_OPTIONS } from './data-folder.js';
 import { notify, openLine } from './line.js';
 import { lockFolder, type LockOptions } from './lock.js';
+import { preparedPool } from './prepared.js';
 import type { Schema } from './schema.js';
 
 /** The open database, and the bus that says what changed in it. */
@@ -78,7 +79,7 @@ export function fromPGlite(lite: PGlite, log: Log, end: () => Promise<void>): Da
   // of never.
   const config = { ...createPgConfig(lite), max: 1, idleTimeoutMillis: 0, connectionTimeoutMillis: 5_000 };
   const pool = watched(new pg.Pool(config as unknown as pg.PoolConfig), log);
-  const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool }) });
+  const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: preparedPool(pool) }) });
   const close = once(() => db.destroy().finally(end));
   return { kind: 'pglite', db, bus: new LocalBus(log), close };
 }
@@ -90,7 +91,7 @@ const OLDEST_SERVER = 150_000;
 async function openPostgres(databaseUrl: string, { log, waitMs = 30_000 }: OpenOptions): Promise<Database> {
   const where = addressOf(databaseUrl);
   const pool = watched(new pg.Pool({ ...sessionOf(databaseUrl), max: 10, statement_timeout: 15_000 }), log);
-  const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool }) });
+  const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: preparedPool(pool) }) });
   let bus: PostgresBus | undefined;
   const close = once(async () => {
     await bus?.close();
