@@ -1,6 +1,6 @@
-import { type Insertable, type Kysely, sql } from 'kysely';
+import { type Kysely, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
-import type { UsageStatus, UsageTable } from './usage.table.js';
+import type { UsageStatus } from './usage.table.js';
 
 type Db = Kysely<Schema>;
 
@@ -8,20 +8,50 @@ type Db = Kysely<Schema>;
 const THIS_MONTH = sql<string>`to_char(now() at time zone 'utc', 'YYYY-MM')`;
 const MONTH_BEGAN = sql<Date>`date_trunc('month', now() at time zone 'utc') at time zone 'utc'`;
 
-export async function insertUsage(db: Db, userId: string, row: Omit<Insertable<UsageTable>, 'user_id'>): Promise<void> {
-  await db.insertInto('usage').values({ ...row, user_id: userId }).execute();
+/** Opens a row if the user's month has tokens left; answers whether it did. One statement: every model call waits for it. */
+export async function insertUsageWithinBudget(db: Db, userId: string, row: NewUsage): Promise<boolean> {
+  const columns = Object.keys(row) as (keyof NewUsage)[];
+  const inserted = await db
+    .insertInto('usage')
+    .columns(['user_id', ...columns])
+    .expression(
+      budgetOf(db, userId)
+        .select((eb) => ['u.id', ...columns.map((column) => eb.val(row[column]).as(column))])
+        .where((eb) =>
+          eb.or([eb('t.tokens_per_month', 'is', null), eb('t.tokens_per_month', '>', sql<string>`coalesce(m.tokens, 0)`)]),
+        ),
+    )
+    .executeTakeFirst();
+  return inserted.numInsertedOrUpdatedRows === 1n;
 }
 
 /** The tier's tokens a month and how many this month has had; undefined when there is no such user. */
 export async function readBudget(db: Db, userId: string) {
+  return budgetOf(db, userId)
+    .select(['t.name as tier', 't.tokens_per_month', 'm.tokens', sql<string>`${THIS_MONTH}`.as('month')])
+    .executeTakeFirst();
+}
+
+function budgetOf(db: Db, userId: string) {
   return db
     .selectFrom('users as u')
     .innerJoin('tiers as t', 't.name', 'u.tier')
     .leftJoin('usage_months as m', (join) => join.onRef('m.user_id', '=', 'u.id').on('m.month', '=', THIS_MONTH))
-    .select(['t.name as tier', 't.tokens_per_month', 'm.tokens', sql<string>`${THIS_MONTH}`.as('month')])
     .where('u.id', '=', userId)
-    .where('u.deleting_at', 'is', null)
-    .executeTakeFirst();
+    .where('u.deleting_at', 'is', null);
+}
+
+/** What is known of a call before it is made. */
+export interface NewUsage {
+  id: string;
+  deployment_id: string;
+  instance_id: string;
+  agent_id: string | null;
+  agent: string | null;
+  turn_id: string | null;
+  process_id: string;
+  model: string;
+  provider: string;
 }
 
 export interface Settlement {
@@ -34,29 +64,30 @@ export interface Settlement {
 
 /** Settles an open row and adds its tokens to the month it began in; a row settled already is left as it is. */
 export async function settleUsageAcrossTenants(db: Db, id: string, settlement: Settlement): Promise<void> {
-  await db.transaction().execute(async (trx) => {
-    const row = await trx
-      .updateTable('usage')
-      .set({
-        status: settlement.status,
-        prompt_tokens: settlement.promptTokens,
-        completion_tokens: settlement.completionTokens,
-        counted: settlement.counted,
-        error: settlement.error,
-        ended_at: sql<Date>`now()`,
-      })
-      .where('id', '=', id)
-      .where('status', '=', 'open')
-      .returning(['user_id', sql<string>`to_char(started_at at time zone 'utc', 'YYYY-MM')`.as('month')])
-      .executeTakeFirst();
-    if (!row) return;
-    const tokens = settlement.promptTokens + settlement.completionTokens;
-    await trx
-      .insertInto('usage_months')
-      .values({ user_id: row.user_id, month: row.month, tokens })
-      .onConflict((oc) => oc.columns(['user_id', 'month']).doUpdateSet({ tokens: sql<string>`usage_months.tokens + ${tokens}` }))
-      .execute();
-  });
+  const tokens = settlement.promptTokens + settlement.completionTokens;
+  await db
+    .with('settled', (qb) =>
+      qb
+        .updateTable('usage')
+        .set({
+          status: settlement.status,
+          prompt_tokens: settlement.promptTokens,
+          completion_tokens: settlement.completionTokens,
+          counted: settlement.counted,
+          error: settlement.error,
+          ended_at: sql<Date>`now()`,
+        })
+        .where('id', '=', id)
+        .where('status', '=', 'open')
+        .returning(['user_id', sql<string>`to_char(started_at at time zone 'utc', 'YYYY-MM')`.as('month')]),
+    )
+    .insertInto('usage_months')
+    .columns(['user_id', 'month', 'tokens'])
+    .expression((eb) => eb.selectFrom('settled').select(['user_id', 'month', sql<string>`${tokens}::bigint`.as('tokens')]))
+    .onConflict((oc) =>
+      oc.columns(['user_id', 'month']).doUpdateSet({ tokens: sql<string>`usage_months.tokens + excluded.tokens` }),
+    )
+    .execute();
 }
 
 /** Open rows whose process is dead: its row is gone, or has had no heartbeat for a minute. */

@@ -18,9 +18,8 @@ export class Usage implements UsageLedger {
 
   /** `limit_exceeded` when the user's month is used up; no row is written then. */
   async open(entry: UsageEntry): Promise<string> {
-    await this.#checkBudget(entry.userId);
     const id = newId('use');
-    await store.insertUsage(this.#db, entry.userId, {
+    const isOpen = await store.insertUsageWithinBudget(this.#db, entry.userId, {
       id,
       deployment_id: entry.deploymentId,
       instance_id: entry.instanceId,
@@ -30,10 +29,9 @@ export class Usage implements UsageLedger {
       process_id: this.#processId,
       model: entry.model,
       provider: entry.provider,
-      error: null,
-      ended_at: null,
     });
-    return id;
+    if (isOpen) return id;
+    throw await this.#whyRefused(entry.userId);
   }
 
   async settle(usageId: string, outcome: UsageOutcome): Promise<void> {
@@ -45,7 +43,11 @@ export class Usage implements UsageLedger {
   async settleAbandoned(): Promise<void> {
     for (const id of await store.readAbandonedAcrossTenants(this.#db)) {
       const none = { promptTokens: 0, completionTokens: 0, counted: true };
-      await store.settleUsageAcrossTenants(this.#db, id, { status: 'cut_off', ...none, error: 'the process that made the call died' });
+      await store.settleUsageAcrossTenants(this.#db, id, {
+        status: 'cut_off',
+        ...none,
+        error: 'the process that made the call died',
+      });
     }
   }
 
@@ -58,7 +60,11 @@ export class Usage implements UsageLedger {
       month: budget.month,
       limit_tokens: budget.tokens_per_month === null ? null : Number(budget.tokens_per_month),
       totals: sums.reduce((all, row) => add(all, row.tokens), NONE),
-      by_agent: group(sums, (row) => row.agent_id ?? '').map(([, row, tokens]) => ({ agent: row.agent, agent_id: row.agent_id, ...tokens })),
+      by_agent: group(sums, (row) => row.agent_id ?? '').map(([, row, tokens]) => ({
+        agent: row.agent,
+        agent_id: row.agent_id,
+        ...tokens,
+      })),
       by_model: group(sums, (row) => row.model).map(([model, , tokens]) => ({ model, ...tokens })),
       by_day: group(sums, (row) => row.day).map(([day, , tokens]) => ({ day, ...tokens })),
     };
@@ -69,11 +75,10 @@ export class Usage implements UsageLedger {
     await store.deleteUsage(trx, userId);
   }
 
-  async #checkBudget(userId: string): Promise<void> {
+  async #whyRefused(userId: string): Promise<AppError> {
     const budget = await store.readBudget(this.#db, userId);
-    if (!budget) throw new AppError('not_found', 'user not found');
-    if (budget.tokens_per_month === null || Number(budget.tokens ?? 0) < Number(budget.tokens_per_month)) return;
-    throw new AppError('limit_exceeded', `the ${budget.tokens_per_month} tokens a month of tier ${budget.tier} are used up`);
+    if (!budget) return new AppError('not_found', 'user not found');
+    return new AppError('limit_exceeded', `the ${budget.tokens_per_month} tokens a month of tier ${budget.tier} are used up`);
   }
 }
 
