@@ -20,12 +20,15 @@ export class FakeGateways {
   /** Instances that must not dial. */
   silent = false;
   script: Script | undefined;
+  /** The programs of instances, by instance, so that a test can have them print something. */
+  readonly programs = new Map<string, FakeProcess>();
   readonly #open = new Map<string, Map<string, Gateway>>();
   readonly #ends = new Map<string, AbortController>();
 
   async begin(spec: InstanceSpec, process: FakeProcess): Promise<void> {
     const end = new AbortController();
     this.#ends.set(spec.instanceId, end);
+    this.programs.set(spec.instanceId, process);
     process.log('stdout', JSON.stringify({ time: new Date().toISOString(), level: 'info', msg: 'started' }));
     const links = new Map<string, Gateway>();
     this.#open.set(spec.instanceId, links);

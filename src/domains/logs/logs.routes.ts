@@ -17,7 +17,7 @@ export function logsRoutes(logs: Logs, streamOptions?: StreamOptions) {
       request: { params: z.object({ user: z.string() }), query: LogsQuery },
       responses: {
         200: {
-          description: 'Lines, oldest first; as a stream: one `log` event a line.',
+          description: 'Lines, oldest first; as a stream: one `log` event a line, and `waiting` when they cannot be had for a while.',
           content: {
             'application/json': { schema: z.object({ data: z.array(LogLine) }) },
             'text/plain': { schema: z.string() },
@@ -31,7 +31,15 @@ export function logsRoutes(logs: Logs, streamOptions?: StreamOptions) {
       const wish = { tail: tail ?? 100, sinceMs: since === undefined ? undefined : sinceMs(since), agent, stream };
       const userId = tenantOf(c);
       if (follow === 'true') {
-        return streamEvents(c, (sink) => logs.follow(userId, wish, sink.signal, (line) => sink.send({ event: 'log', data: line })), streamOptions);
+        return streamEvents(
+          c,
+          (sink) =>
+            logs.follow(userId, wish, sink.signal, {
+              line: (line) => sink.send({ event: 'log', data: line }),
+              waiting: (reason) => sink.send({ event: 'waiting', data: { reason } }),
+            }),
+          streamOptions,
+        );
       }
       const lines = await logs.read(userId, wish, c.req.raw.signal);
       if (format === 'text') return c.text(lines.map(textOf).join(''), 200);

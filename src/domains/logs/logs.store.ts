@@ -3,11 +3,11 @@ import type { Schema } from '../../db/schema.js';
 
 type Db = Kysely<Schema>;
 
-/** The user's deployments, or the one of an agent, each with the name of its live instance. */
+/** The live instances of the user's deployments, or of the one of an agent. */
 export async function readSources(db: Db, userId: string, agent: string | undefined) {
   let query = db
     .selectFrom('deployments as d')
-    .leftJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null))
+    .innerJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null))
     .select(['d.id as deployment_id', 'i.name as instance'])
     .where('d.user_id', '=', userId)
     .where('d.desired', '=', 'running');

@@ -1,12 +1,13 @@
 import type { Kysely } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import type { Bus } from '../../events/bus.js';
-import { News } from '../../events/news.js';
+import { withDeadline } from '../../lib/deadline.js';
 import { AppError } from '../../lib/errors.js';
-import type { LogLine as RuntimeLine, Runtime } from '../../runtime/runtime.js';
+import type { Runtime } from '../../runtime/runtime.js';
+import { Follower, type LogReader, type Source } from './follower.js';
+import { LastLines, lineOf, Mark } from './line.js';
 import { type LogLine, MAX_TAIL } from './logs.schema.js';
 import * as store from './logs.store.js';
-import { redact } from './redact.js';
 
 export interface LogsWish {
   tail: number;
@@ -15,15 +16,13 @@ export interface LogsWish {
   stream: 'stdout' | 'stderr' | undefined;
 }
 
-interface Source {
-  deploymentId: string;
-  instance: string | undefined;
+interface Read {
+  lines: LogLine[];
+  /** How far each instance was read. */
+  marks: Map<string, Mark>;
 }
 
 const READ_TIMEOUT_MS = 10_000;
-/** How often a follower looks for the next instance without having been told of one. */
-const FOLLOW_POLL_MS = 1_000;
-const LINE_LIMIT_CHARS = 16_384;
 
 /** What instances print, parsed and redacted, for as long as the engine keeps it. */
 export class Logs {
@@ -40,76 +39,65 @@ export class Logs {
   /** The last lines of all of the user's instances, in the order of their times. */
   async read(userId: string, wish: LogsWish, signal: AbortSignal): Promise<LogLine[]> {
     const agent = await this.#agent(userId, wish.agent);
-    const sources = await this.#sources(userId, wish.agent);
-    const cut = AbortSignal.any([signal, AbortSignal.timeout(READ_TIMEOUT_MS)]);
-    const lists = await Promise.all(sources.map((source) => this.#readOne(source, wish, agent, cut)));
-    if (cut.aborted && !signal.aborted) throw new AppError('timeout', 'the engine took too long to give the logs');
-    const lines = lists.flat().toSorted((a, b) => (a.time < b.time ? -1 : a.time > b.time ? 1 : 0));
-    return wish.tail === 0 ? [] : lines.slice(-wish.tail);
+    return (await this.#read(await this.#sources(userId, wish.agent), wish, agent, signal)).lines;
   }
 
   /**
-   * The same, and then every line as it is written, across restarts of the instances, until `signal` aborts. `send` is awaited before the
-   * next line is read, so that a reader that stops reading stops the engine's stream and nothing piles up here.
+   * The same, and then every line as it is written, across restarts of the instances and with those that come later, until `signal`
+   * aborts or the agent is gone.
    */
-  async follow(userId: string, wish: LogsWish, signal: AbortSignal, send: (line: LogLine) => Promise<void> | undefined): Promise<void> {
+  async follow(userId: string, wish: LogsWish, signal: AbortSignal, reader: LogReader): Promise<void> {
     const agent = await this.#agent(userId, wish.agent);
-    const sources = await this.#sources(userId, wish.agent);
-    let turn: Promise<void> | undefined;
-    const oneAtATime = async (line: LogLine): Promise<void> => {
-      while (turn) await turn;
-      turn = send(line);
-      if (turn) await turn.finally(() => (turn = undefined));
+    const { lines, marks } = await this.#read(await this.#sources(userId, wish.agent), wish, agent, signal);
+    for (const line of lines) {
+      const sent = reader.line(line);
+      if (sent) await sent;
+    }
+    const options = {
+      bus: this.#bus,
+      sources: async () => ((await this.#exists(userId, wish.agent)) ? this.#sources(userId, wish.agent) : undefined),
+      open: (instance: string, sinceMs: number | undefined, cut: AbortSignal) =>
+        this.#runtime.logs(instance, { follow: true, tail: MAX_TAIL, ...optional({ ...wish, sinceMs: sinceMs ?? wish.sinceMs }) }, cut),
+      wanted: (line: LogLine) => agent === undefined || line.agent === agent,
+      reader,
     };
-    await Promise.all(sources.map((source) => this.#followOne(userId, source, wish, agent, signal, oneAtATime)));
+    await new Follower(options, marks).run(signal);
   }
 
-  async #readOne(source: Source, wish: LogsWish, agent: string | undefined, signal: AbortSignal): Promise<LogLine[]> {
-    if (source.instance === undefined) return [];
-    const tail = agent === undefined ? wish.tail : MAX_TAIL;
-    const lines: LogLine[] = [];
-    for await (const raw of this.#runtime.logs(source.instance, { follow: false, tail, ...optional(wish) }, signal)) {
-      const line = parse(raw, source.deploymentId);
-      if (agent === undefined || line.agent === agent) lines.push(line);
-    }
-    return lines;
+  async #read(sources: Source[], wish: LogsWish, agent: string | undefined, signal: AbortSignal): Promise<Read> {
+    const marks = new Map<string, Mark>();
+    const lists = await withDeadline(
+      'reading the logs',
+      READ_TIMEOUT_MS,
+      (cut) =>
+        Promise.all(
+          sources.map((source) => {
+            const mark = new Mark();
+            marks.set(source.instance, mark);
+            return this.#readOne(source, wish, agent, mark, cut);
+          }),
+        ),
+      signal,
+    );
+    const lines = lists.flat().toSorted((a, b) => (a.time < b.time ? -1 : a.time > b.time ? 1 : 0));
+    return { lines: wish.tail === 0 ? [] : lines.slice(-wish.tail), marks };
   }
 
-  async #followOne(
-    userId: string,
-    first: Source,
-    wish: LogsWish,
-    agent: string | undefined,
-    signal: AbortSignal,
-    send: (line: LogLine) => Promise<void>,
-  ): Promise<void> {
-    const news = new News(this.#bus, (id) => id === first.deploymentId, signal);
-    let followed: string | undefined;
-    let last = '';
+  async #readOne(source: Source, wish: LogsWish, agent: string | undefined, mark: Mark, signal: AbortSignal): Promise<LogLine[]> {
+    const last = new LastLines(wish.tail);
+    // One line at least is looked at, so that a follower knows where to go on. An engine counts its tail before it looks at streams.
+    const tail = agent === undefined && wish.stream === undefined ? Math.max(1, wish.tail) : MAX_TAIL;
     try {
-      for (let source: Source | undefined = first; source && !signal.aborted; source = await this.#again(userId, first, wish)) {
-        const { instance } = source;
-        if (instance !== undefined) {
-          // A new instance is read from its beginning; the same one, opened again, from where it was left.
-          const isNew = followed !== undefined && instance !== followed;
-          const tail = isNew ? MAX_TAIL : wish.tail;
-          followed = instance;
-          for await (const raw of this.#runtime.logs(instance, { follow: true, tail, ...optional(wish) }, signal)) {
-            if (raw.time <= last) continue;
-            last = raw.time;
-            const line = parse(raw, first.deploymentId);
-            if (agent === undefined || line.agent === agent) await send(line);
-          }
-        }
-        await news.wait(FOLLOW_POLL_MS);
+      for await (const raw of this.#runtime.logs(source.instance, { follow: false, tail, ...optional(wish) }, signal)) {
+        mark.note(raw);
+        const line = lineOf(raw, source.deploymentId);
+        if (agent === undefined || line.agent === agent) last.add(line);
       }
-    } finally {
-      news.end();
+    } catch (error) {
+      // Removed from outside: what it printed is gone with it.
+      if (!(error instanceof AppError) || error.code !== 'not_found') throw error;
     }
-  }
-
-  async #again(userId: string, source: Source, wish: LogsWish): Promise<Source | undefined> {
-    return (await this.#sources(userId, wish.agent)).find((one) => one.deploymentId === source.deploymentId);
+    return last.lines;
   }
 
   async #agent(userId: string, agent: string | undefined): Promise<string | undefined> {
@@ -119,39 +107,16 @@ export class Logs {
     return name;
   }
 
+  async #exists(userId: string, agent: string | undefined): Promise<boolean> {
+    return agent === undefined || (await store.agentName(this.#db, userId, agent)) !== undefined;
+  }
+
   async #sources(userId: string, agent: string | undefined): Promise<Source[]> {
     const rows = await store.readSources(this.#db, userId, agent);
-    return rows.map((row) => ({ deploymentId: row.deployment_id, instance: row.instance ?? undefined }));
+    return rows.map((row) => ({ deploymentId: row.deployment_id, instance: row.instance }));
   }
 }
 
 function optional(wish: LogsWish): { since?: number; stream?: 'stdout' | 'stderr' } {
   return { ...(wish.sinceMs === undefined ? {} : { since: wish.sinceMs }), ...(wish.stream === undefined ? {} : { stream: wish.stream }) };
-}
-
-/** The gateway's JSON lines are taken apart; whatever else is printed is a message as it is. */
-function parse(raw: RuntimeLine, deploymentId: string): LogLine {
-  const fields = parseJson(raw.text);
-  const text = typeof fields?.msg === 'string' ? messageWithFields(fields) : raw.text;
-  return {
-    time: raw.time,
-    stream: raw.stream,
-    level: typeof fields?.level === 'string' ? fields.level : null,
-    agent: typeof fields?.agent === 'string' ? fields.agent : null,
-    deployment_id: deploymentId,
-    message: redact(text.slice(0, LINE_LIMIT_CHARS)),
-  };
-}
-
-function parseJson(text: string): Record<string, unknown> | undefined {
-  if (!text.startsWith('{')) return undefined;
-  try {
-    return JSON.parse(text) as Record<string, unknown>;
-  } catch {
-    return undefined;
-  }
-}
-
-function messageWithFields({ msg, time: _time, level: _level, agent: _agent, ...rest }: Record<string, unknown>): string {
-  return Object.keys(rest).length === 0 ? String(msg) : `${String(msg)} ${JSON.stringify(rest)}`;
 }
