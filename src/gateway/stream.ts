@@ -47,9 +47,16 @@ export const DEFAULT_STREAM_LIMITS: StreamLimits = {
  * saying anything, `timeout` after long silence and when the turn takes too long; ending the iteration early resets the stream, which
  * the gateway sees as a disconnect.
  */
-export async function* readGatewayStream(body: Readable, limits: StreamLimits = DEFAULT_STREAM_LIMITS): AsyncGenerator<GatewayEvent> {
+export async function* readGatewayStream(
+  body: Readable,
+  limits: StreamLimits = DEFAULT_STREAM_LIMITS,
+): AsyncGenerator<GatewayEvent> {
   const pending: EventSourceMessage[] = [];
-  const parser = createParser({ onEvent: (event) => pending.push(event), maxBufferSize: limits.eventChars, onError: () => pending.push(GARBAGE) });
+  const parser = createParser({
+    onEvent: (event) => pending.push(event),
+    maxBufferSize: limits.eventChars,
+    onError: () => pending.push(GARBAGE),
+  });
   const decoder = new TextDecoder();
   const watch = new Watch(body, limits);
   try {
@@ -88,13 +95,17 @@ class Watch {
       if (this.#paused) this.#silence.refresh();
       else body.destroy(new AppError('timeout', `the agent said nothing for ${Math.round(limits.silenceMs / 1000)} s`));
     }, limits.silenceMs);
-    this.#whole = setTimeout(() => body.destroy(new AppError('timeout', `the turn took longer than ${minutes} minutes`)), limits.turnMs);
+    this.#whole = setTimeout(
+      () => body.destroy(new AppError('timeout', `the turn took longer than ${minutes} minutes`)),
+      limits.turnMs,
+    );
   }
 
   pause(bytes: number): void {
     this.#paused = true;
     this.#bytes += bytes;
-    if (this.#bytes > this.#limits.turnBytes) throw new AppError('upstream_error', `the agent sent more than ${this.#limits.turnBytes} bytes`);
+    if (this.#bytes > this.#limits.turnBytes)
+      throw new AppError('upstream_error', `the agent sent more than ${this.#limits.turnBytes} bytes`);
   }
 
   resume(): void {
@@ -104,7 +115,8 @@ class Watch {
 
   note(event: GatewayEvent): void {
     if (event.type !== 'chunk' || !isEmpty(event.chunk)) this.#empty = 0;
-    else if (++this.#empty > this.#limits.emptyChunks) throw new AppError('upstream_error', 'the agent goes on without saying anything');
+    else if (++this.#empty > this.#limits.emptyChunks)
+      throw new AppError('upstream_error', 'the agent goes on without saying anything');
   }
 
   end(): void {
@@ -125,11 +137,23 @@ function parseEvent(event: EventSourceMessage): GatewayEvent | undefined {
   const value = parseObject(event.data);
   if (event.event === undefined || event.event === 'message') return chunkOrError(value);
   if (event.event === 'tool_call') {
-    return { type: 'tool_call', call: { id: text(value.id, 200), name: text(value.name, 200), arguments: text(value.arguments, 100_000) } };
+    return {
+      type: 'tool_call',
+      call: { id: text(value.id, 200), name: text(value.name, 200), arguments: text(value.arguments, 100_000) },
+    };
   }
   if (event.event === 'tool_result') {
     const { id, name, ok, preview, duration_ms: durationMs } = value;
-    return { type: 'tool_result', result: { id: text(id, 200), name: text(name, 200), ok: ok === true, preview: text(preview, 500), duration_ms: count(durationMs) } };
+    return {
+      type: 'tool_result',
+      result: {
+        id: text(id, 200),
+        name: text(name, 200),
+        ok: ok === true,
+        preview: text(preview, 500),
+        duration_ms: count(durationMs),
+      },
+    };
   }
   // A gateway newer than this Berth may say more.
   return undefined;
@@ -140,7 +164,11 @@ function chunkOrError(value: Record<string, unknown>): GatewayEvent {
   const error = value.error as Record<string, unknown>;
   return {
     type: 'error',
-    error: { message: text(error.message, 500), type: text(error.type, 100) || 'api_error', code: typeof error.code === 'string' ? text(error.code, 100) : null },
+    error: {
+      message: text(error.message, 500),
+      type: text(error.type, 100) || 'api_error',
+      code: typeof error.code === 'string' ? text(error.code, 100) : null,
+    },
   };
 }
 

@@ -25,7 +25,22 @@ describe('redaction', () => {
     else expect(done).toMatch(expected);
   });
 
-  test.each(['eyJ-', 'eyJaaaaaaaaa.', '//a:', '//', 'token ', 'token', 'bearer ', 'password=', 'sk-', 'berth_usr_', ' ', 'a', 'xoxb-', '"'])('of a line of nothing but %j takes no time', (piece) => {
+  test.each([
+    'eyJ-',
+    'eyJaaaaaaaaa.',
+    '//a:',
+    '//',
+    'token ',
+    'token',
+    'bearer ',
+    'password=',
+    'sk-',
+    'berth_usr_',
+    ' ',
+    'a',
+    'xoxb-',
+    '"',
+  ])('of a line of nothing but %j takes no time', (piece) => {
     const text = piece.repeat(Math.ceil(16_384 / piece.length));
     const begun = performance.now();
     for (let i = 0; i < 5; i++) redact(text);
@@ -36,19 +51,29 @@ describe('redaction', () => {
 describe('a line', () => {
   test("of the gateway's is taken apart", () => {
     expect(lineOf(raw('{"time":"x","level":"info","msg":"turn ended","agent":"a","steps":2}'), 'dep_1')).toEqual({
-      time: '2026-11-22T10:00:00.000Z', stream: 'stdout', level: 'info', agent: 'a', deployment_id: 'dep_1', message: 'turn ended {"steps":2}',
+      time: '2026-11-22T10:00:00.000Z',
+      stream: 'stdout',
+      level: 'info',
+      agent: 'a',
+      deployment_id: 'dep_1',
+      message: 'turn ended {"steps":2}',
     });
   });
 
-  test.each(['{"level":', '{"msg":7}', '[1]', 'plain', '{"__proto__":{"level":"x"}}'])('of any other kind is a message as it is: %s', (text) => {
-    expect(lineOf(raw(text), 'dep_1')).toMatchObject({ level: null, agent: null, message: text });
-  });
+  test.each(['{"level":', '{"msg":7}', '[1]', 'plain', '{"__proto__":{"level":"x"}}'])(
+    'of any other kind is a message as it is: %s',
+    (text) => {
+      expect(lineOf(raw(text), 'dep_1')).toMatchObject({ level: null, agent: null, message: text });
+    },
+  );
 
   test('is cut, and no key comes to light by the cut', () => {
     const { message } = lineOf(raw(`${'x'.repeat(16_370)} sk-${'a'.repeat(40)}`), 'd');
     expect(message.length).toBeLessThanOrEqual(16_384);
     expect(message).not.toContain('sk-a');
-    expect(lineOf(raw(JSON.stringify({ msg: 'x', level: 'y'.repeat(1_000_000), agent: 'z'.repeat(1_000_000) })), 'd')).toMatchObject({ level: 'y'.repeat(100), agent: 'z'.repeat(100) });
+    expect(
+      lineOf(raw(JSON.stringify({ msg: 'x', level: 'y'.repeat(1_000_000), agent: 'z'.repeat(1_000_000) })), 'd'),
+    ).toMatchObject({ level: 'y'.repeat(100), agent: 'z'.repeat(100) });
   });
 });
 
@@ -75,10 +100,19 @@ test('a mark lets every line through once, also those of one time', () => {
 });
 
 test.each<[string, number | undefined]>([
-  ['90s', 1_000_000_000_000 - 90_000], ['2h', 1_000_000_000_000 - 7_200_000], ['1d', 1_000_000_000_000 - 86_400_000],
-  ['2026-11-21T10:00:00Z', Date.UTC(2026, 10, 21, 10)], ['2026-11-21T10:00:00+02:00', Date.UTC(2026, 10, 21, 8)],
-  ['1700000000', 1_700_000_000_000], ['1700000000.5', 1_700_000_000_500],
-  ['yesterday', undefined], ['-5m', undefined], ['2026-99-99T00:00:00Z', undefined], ['', undefined], ['10x', undefined], ['Nov 21 2026', undefined],
+  ['90s', 1_000_000_000_000 - 90_000],
+  ['2h', 1_000_000_000_000 - 7_200_000],
+  ['1d', 1_000_000_000_000 - 86_400_000],
+  ['2026-11-21T10:00:00Z', Date.UTC(2026, 10, 21, 10)],
+  ['2026-11-21T10:00:00+02:00', Date.UTC(2026, 10, 21, 8)],
+  ['1700000000', 1_700_000_000_000],
+  ['1700000000.5', 1_700_000_000_500],
+  ['yesterday', undefined],
+  ['-5m', undefined],
+  ['2026-99-99T00:00:00Z', undefined],
+  ['', undefined],
+  ['10x', undefined],
+  ['Nov 21 2026', undefined],
 ])('since %j', (text, expected) => {
   expect(sinceMs(text, 1_000_000_000_000)).toBe(expected);
 });

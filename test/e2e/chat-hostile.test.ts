@@ -31,7 +31,11 @@ const completion = (more: object = {}) => app.post('/v1/chat/completions', user.
 const running = () => app.database.db.selectFrom('turns').selectAll().where('status', '=', 'running').execute();
 
 /** Writes pieces as fast as they are taken, for ever or up to so many bytes, until the stream is reset. Says how many bytes were taken. */
-function pour(response: Http2ServerResponse, piece: string, { head = '', tail = '', bytes = Infinity } = {}): { bytes: number; reset: boolean } {
+function pour(
+  response: Http2ServerResponse,
+  piece: string,
+  { head = '', tail = '', bytes = Infinity } = {},
+): { bytes: number; reset: boolean } {
   const poured = { bytes: 0, reset: false };
   response.on('close', () => (poured.reset = true));
   response.stream.on('error', () => undefined);
@@ -61,39 +65,78 @@ async function peakMib(work: () => Promise<unknown>): Promise<number> {
 
 const HOSTILE: [string, (response: Http2ServerResponse) => unknown, RegExp][] = [
   ['garbage', (response) => response.end('data: {{{{\n\n'), /not understood/],
-  ['HTML with status 200', (response) => response.end('<html><body>It works!</body></html>'), /not understood|stopped in the midst/],
-  ['wrong types', (response) => response.end('data: {"choices":[{"delta":{"content":{"a":[1]}}}]}\n\ndata: [DONE]\n\n'), /not understood/],
-  ['a cut in the midst', (response) => response.write(textChunk('half'), () => response.stream.close(2)), /link to the instance was lost|stopped in the midst/],
+  [
+    'HTML with status 200',
+    (response) => response.end('<html><body>It works!</body></html>'),
+    /not understood|stopped in the midst/,
+  ],
+  [
+    'wrong types',
+    (response) => response.end('data: {"choices":[{"delta":{"content":{"a":[1]}}}]}\n\ndata: [DONE]\n\n'),
+    /not understood/,
+  ],
+  [
+    'a cut in the midst',
+    (response) => response.write(textChunk('half'), () => response.stream.close(2)),
+    /link to the instance was lost|stopped in the midst/,
+  ],
   ['an end without [DONE]', (response) => response.end(textChunk('half', 'stop')), /stopped in the midst/],
   ['nothing after the first word', (response) => response.write(textChunk('half')), /said nothing/],
-  ['headers that are too large', (response) => (response.setHeader('x-large', 'x'.repeat(20_000)), response.end()), /too large|was lost/],
+  [
+    'headers that are too large',
+    (response) => (response.setHeader('x-large', 'x'.repeat(20_000)), response.end()),
+    /too large|was lost/,
+  ],
   ['a line without an end', (response) => pour(response, 'x'.repeat(16_384), { head: 'data: ' }), /not understood/],
-  ['an event of 10 MB', (response) => pour(response, 'x'.repeat(65_536), { head: 'data: {"choices":[{"delta":{"content":"', tail: '"}}]}\n\n', bytes: 10 * MIB }), /not understood/],
-  ['empty chunks without end', (response) => pour(response, 'data: {"choices":[{"delta":{}}]}\n\n'.repeat(100)), /without saying anything/],
-  ['a status of its own', (response) => ((response.statusCode = 418), response.end('{"error":{"message":"teapot <script>","type":"x"}}')), /answered 418: teapot/],
-  ['an error that claims to be anything', (response) => response.end(`data: ${JSON.stringify({ error: { message: 'x'.repeat(100_000), code: 'constructor' } })}\n\n`), /^x{500}$/],
+  [
+    'an event of 10 MB',
+    (response) =>
+      pour(response, 'x'.repeat(65_536), { head: 'data: {"choices":[{"delta":{"content":"', tail: '"}}]}\n\n', bytes: 10 * MIB }),
+    /not understood/,
+  ],
+  [
+    'empty chunks without end',
+    (response) => pour(response, 'data: {"choices":[{"delta":{}}]}\n\n'.repeat(100)),
+    /without saying anything/,
+  ],
+  [
+    'a status of its own',
+    (response) => ((response.statusCode = 418), response.end('{"error":{"message":"teapot <script>","type":"x"}}')),
+    /answered 418: teapot/,
+  ],
+  [
+    'an error that claims to be anything',
+    (response) => response.end(`data: ${JSON.stringify({ error: { message: 'x'.repeat(100_000), code: 'constructor' } })}\n\n`),
+    /^x{500}$/,
+  ],
 ];
 
 describe('a gateway that answers with', () => {
-  test.each(HOSTILE)('%s: every kind of call gets a clear error, the turn is settled, and the next chat works', async (_, answer, said) => {
-    app.gateways.script = (_request, response) => void answer(response);
-    const peak = await peakMib(async () => {
-      const one = await chat();
-      expect(one.status, one.text.slice(0, 300)).toBeGreaterThanOrEqual(500);
-      expect(one.json).toMatchObject({ error: expect.stringMatching(said), request_id: expect.any(String) });
-      const reader = await (await stream()).end();
-      expect(reader.names.at(-1)).toBe('error');
-      expect((await reader.first('error')).data.error).toMatch(said);
-      const openAi = await completion();
-      expect(openAi.json.error.message).toMatch(said);
-      const openAiStream = await completion({ stream: true });
-      expect(openAiStream.text).toMatch(openAiStream.status === 200 ? /"error":\{"message":.*\n\ndata: \[DONE\]\n\n$/ : /^\{"error"/);
-    });
-    expect(peak, 'memory').toBeLessThan(80);
-    await until(async () => (await running()).length === 0, 'the turns to be settled');
-    app.gateways.script = undefined;
-    expect((await chat()).json.message).toBe('You said: hello');
-  }, 30_000);
+  test.each(HOSTILE)(
+    '%s: every kind of call gets a clear error, the turn is settled, and the next chat works',
+    async (_, answer, said) => {
+      app.gateways.script = (_request, response) => void answer(response);
+      const peak = await peakMib(async () => {
+        const one = await chat();
+        expect(one.status, one.text.slice(0, 300)).toBeGreaterThanOrEqual(500);
+        expect(one.json).toMatchObject({ error: expect.stringMatching(said), request_id: expect.any(String) });
+        const reader = await (await stream()).end();
+        expect(reader.names.at(-1)).toBe('error');
+        expect((await reader.first('error')).data.error).toMatch(said);
+        const openAi = await completion();
+        expect(openAi.json.error.message).toMatch(said);
+        const openAiStream = await completion({ stream: true });
+        expect(openAiStream.text).toMatch(
+          openAiStream.status === 200 ? /"error":\{"message":.*\n\ndata: \[DONE\]\n\n$/ : /^\{"error"/,
+        );
+      });
+      expect(peak, 'memory').toBeLessThan(80);
+      await until(async () => (await running()).length === 0, 'the turns to be settled');
+      app.gateways.script = undefined;
+      expect((await chat()).json.message).toBe('You said: hello');
+    },
+    30_000,
+  );
 
   test('text without end: a reader that hangs up ends it', async () => {
     let poured: ReturnType<typeof pour> | undefined;
@@ -109,7 +152,11 @@ describe('a gateway that answers with', () => {
 describe('a client that stops reading', () => {
   test.each<[string, () => Promise<EventReader>]>([
     ['/chat/stream', stream],
-    ['/v1/chat/completions', () => EventReader.open(`${app.url}/v1/chat/completions`, { key: user.key, body: { model: 'berth/a', stream: true, ...body } })],
+    [
+      '/v1/chat/completions',
+      () =>
+        EventReader.open(`${app.url}/v1/chat/completions`, { key: user.key, body: { model: 'berth/a', stream: true, ...body } }),
+    ],
   ])('%s: the gateway is not read either, and Berth holds little', async (_, open) => {
     const piece = textChunk('word '.repeat(400));
     let poured: ReturnType<typeof pour> | undefined;
@@ -140,12 +187,22 @@ describe('a client that stops reading', () => {
 test('turns of a process that died are settled by another, those of one that lives are not', async () => {
   const { db } = app.database;
   const { id: agentId } = (await app.get('/api/v1/agents/a', user.key)).json;
-  await db.insertInto('processes').values([{ id: 'pold', heartbeat_at: sql<Date>`now() - interval '2 minutes'` }, { id: 'pfresh', heartbeat_at: sql<Date>`now()` }]).execute();
+  await db
+    .insertInto('processes')
+    .values([
+      { id: 'pold', heartbeat_at: sql<Date>`now() - interval '2 minutes'` },
+      { id: 'pfresh', heartbeat_at: sql<Date>`now()` },
+    ])
+    .execute();
   for (const processId of ['pold', 'pfresh', 'pgone']) {
     await insertTurn(db, user.id, { id: newId('trn'), agentId, conversationId: null, processId, messages: [] });
   }
   await settleAbandonedAcrossTenants(db);
   const rows = await db.selectFrom('turns').selectAll().where('process_id', 'in', ['pold', 'pfresh', 'pgone']).execute();
   const died = { status: 'failed', error: 'the process that relayed the turn died', ended_at: expect.any(Date) };
-  expect(Object.fromEntries(rows.map((row) => [row.process_id, row]))).toMatchObject({ pold: died, pgone: died, pfresh: { status: 'running', ended_at: null } });
+  expect(Object.fromEntries(rows.map((row) => [row.process_id, row]))).toMatchObject({
+    pold: died,
+    pgone: died,
+    pfresh: { status: 'running', ended_at: null },
+  });
 });

@@ -10,7 +10,11 @@ let app: TestApp;
 let user: Awaited<ReturnType<TestApp['user']>>;
 
 beforeAll(async () => {
-  app = await startApp({ runtime: 'fake', env: { READY_TIMEOUT_MS: String(READY_TIMEOUT_MS) }, app: { gateway: { headersMs: 500 } } });
+  app = await startApp({
+    runtime: 'fake',
+    env: { READY_TIMEOUT_MS: String(READY_TIMEOUT_MS) },
+    app: { gateway: { headersMs: 500 } },
+  });
 });
 afterAll(() => app.stop());
 beforeEach(async () => {
@@ -22,7 +26,8 @@ beforeEach(async () => {
 const say = (content: string) => ({ messages: [{ role: 'user', content }] });
 const chat = () => app.post('/api/v1/agents/a/chat', user.key, say('hello'));
 const stream = () => EventReader.open(`${app.url}/api/v1/agents/a/chat/stream`, { key: user.key, body: say('hello') });
-const completion = (more: object = {}) => app.post('/v1/chat/completions', user.key, { model: 'berth/a', ...say('hello'), ...more });
+const completion = (more: object = {}) =>
+  app.post('/v1/chat/completions', user.key, { model: 'berth/a', ...say('hello'), ...more });
 const turns = () => app.database.db.selectFrom('turns').selectAll().where('user_id', '=', user.id).execute();
 
 /** An agent whose instance runs but has not dialled. */
@@ -71,10 +76,18 @@ describe.each([
   test('beyond the ready time-out: an error in the stream, 503 with Retry-After else', async () => {
     await prepare();
     const begun = performance.now();
-    const [reader, one, openAi, openAiStream] = await Promise.all([stream().then((reader) => reader.end()), chat(), completion(), completion({ stream: true })]);
+    const [reader, one, openAi, openAiStream] = await Promise.all([
+      stream().then((reader) => reader.end()),
+      chat(),
+      completion(),
+      completion({ stream: true }),
+    ]);
     expect(performance.now() - begun).toBeLessThan(READY_TIMEOUT_MS + 2_500);
     expect(reader.names).toEqual(['start', 'waiting', 'error']);
-    expect((await reader.first('error')).data).toMatchObject({ code: 'unavailable', error: expect.stringContaining('not ready after 1.5 s') });
+    expect((await reader.first('error')).data).toMatchObject({
+      code: 'unavailable',
+      error: expect.stringContaining('not ready after 1.5 s'),
+    });
     expect([one.status, one.headers.get('retry-after'), one.json.code]).toEqual([503, '5', 'unavailable']);
     for (const answer of [openAi, openAiStream]) {
       expect([answer.status, answer.headers.get('retry-after')]).toEqual([503, '5']);

@@ -17,10 +17,14 @@ beforeAll(async () => {
 afterAll(() => app.stop());
 
 const say = (content: unknown, more: object = {}) => ({ messages: [{ role: 'user', content }], ...more });
-const chat = (body: unknown, { key = user.key, name = 'manager', headers = {} }: { key?: string; name?: string; headers?: Record<string, string> } = {}) =>
-  app.post(`/api/v1/agents/${name}/chat`, key, body, headers);
-const stream = (body: unknown, { key = user.key, name = 'manager', headers = {} }: { key?: string; name?: string; headers?: Record<string, string> } = {}) =>
-  EventReader.open(`${app.url}/api/v1/agents/${name}/chat/stream`, { key, body, headers });
+const chat = (
+  body: unknown,
+  { key = user.key, name = 'manager', headers = {} }: { key?: string; name?: string; headers?: Record<string, string> } = {},
+) => app.post(`/api/v1/agents/${name}/chat`, key, body, headers);
+const stream = (
+  body: unknown,
+  { key = user.key, name = 'manager', headers = {} }: { key?: string; name?: string; headers?: Record<string, string> } = {},
+) => EventReader.open(`${app.url}/api/v1/agents/${name}/chat/stream`, { key, body, headers });
 const turnRow = (id: string) => app.database.db.selectFrom('turns').selectAll().where('id', '=', id).executeTakeFirstOrThrow();
 
 describe('an answer in one piece', () => {
@@ -35,7 +39,12 @@ describe('an answer in one piece', () => {
       finish_reason: 'stop',
       usage: { prompt_tokens: expect.any(Number), completion_tokens: 4, total_tokens: expect.any(Number) },
     });
-    expect(await turnRow(answer.json.turn_id)).toMatchObject({ status: 'finished', reply: 'You said: hello there', completion_tokens: 4, error: null });
+    expect(await turnRow(answer.json.turn_id)).toMatchObject({
+      status: 'finished',
+      reply: 'You said: hello there',
+      completion_tokens: 4,
+      error: null,
+    });
   });
 
   test.each([
@@ -62,7 +71,17 @@ describe('an answer in one piece', () => {
     ['an empty list', { messages: [] }, 400, 'messages'],
     ['an unknown role', { messages: [{ role: 'robot', content: 'x' }] }, 400, 'messages.0.role'],
     ['a number as content', say(7), 400, 'messages.0.content'],
-    ['an answer at the end', { messages: [{ role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }] }, 400, 'messages'],
+    [
+      'an answer at the end',
+      {
+        messages: [
+          { role: 'user', content: 'a' },
+          { role: 'assistant', content: 'b' },
+        ],
+      },
+      400,
+      'messages',
+    ],
     ['nothing of the user', { messages: [{ role: 'system', content: 'a' }] }, 400, 'messages'],
     ['an unknown field', say('x', { temperature: 1 }), 400, 'temperature'],
     ['a conversation that is no id', say('x', { conversation_id: '../etc' }), 400, 'conversation_id'],
@@ -76,7 +95,12 @@ describe('an answer in one piece', () => {
 
   test('a body over the limit is 413, one under it is not', async () => {
     expect((await chat(say('x'.repeat(9_000_000)))).status).toBe(413);
-    const large = await chat({ messages: [{ role: 'user', content: 'x'.repeat(7_000_000) }, { role: 'user', content: 'and now' }] });
+    const large = await chat({
+      messages: [
+        { role: 'user', content: 'x'.repeat(7_000_000) },
+        { role: 'user', content: 'and now' },
+      ],
+    });
     expect(large.json.message).toBe('You said: and now');
     const tooMuchToSay = await chat(say('x'.repeat(7_000_000)));
     expect([tooMuchToSay.status, tooMuchToSay.json.error]).toEqual([502, 'The answer of the model is too long.']);
@@ -100,12 +124,25 @@ describe('a stream', () => {
   test('starts, says, and is done, in typed events', async () => {
     const reader = await (await stream(say('hello there'))).end();
     expect(reader.status).toBe(200);
-    expect(reader.headers).toMatchObject({ 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache, no-transform', 'x-accel-buffering': 'no' });
+    expect(reader.headers).toMatchObject({
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-cache, no-transform',
+      'x-accel-buffering': 'no',
+    });
     expect(reader.names).toEqual(['start', 'text', 'done']);
     expect(reader.said).toBe('You said: hello there');
     const [start, done] = [await reader.first('start'), await reader.first('done')];
-    expect(start.data).toEqual({ turn_id: expect.stringMatching(/^trn_/), conversation_id: expect.stringMatching(/^cnv_/), agent: 'manager' });
-    expect(done.data).toMatchObject({ ...start.data, message: 'You said: hello there', finish_reason: 'stop', usage: { completion_tokens: 4 } });
+    expect(start.data).toEqual({
+      turn_id: expect.stringMatching(/^trn_/),
+      conversation_id: expect.stringMatching(/^cnv_/),
+      agent: 'manager',
+    });
+    expect(done.data).toMatchObject({
+      ...start.data,
+      message: 'You said: hello there',
+      finish_reason: 'stop',
+      usage: { completion_tokens: 4 },
+    });
   });
 
   test('comes word by word, and is kept alive in between', async () => {
@@ -123,7 +160,9 @@ describe('a stream', () => {
     expect(reader.names).toEqual(expect.arrayContaining(['start', 'tool_call', 'tool_result', 'text', 'done']));
     const calls = reader.events.filter(({ event }) => event === 'tool_call').map(({ data }) => data);
     const results = reader.events.filter(({ event }) => event === 'tool_result').map(({ data }) => data);
-    expect(calls.map((call) => [call.name, JSON.parse(call.arguments).path])).toEqual([0, 1, 2].map((n) => ['write_file', `f${n}.txt`]));
+    expect(calls.map((call) => [call.name, JSON.parse(call.arguments).path])).toEqual(
+      [0, 1, 2].map((n) => ['write_file', `f${n}.txt`]),
+    );
     expect(results.map(({ id }) => id).toSorted()).toEqual(calls.map(({ id }) => id).toSorted());
     expect(results.every((result) => result.ok === true && typeof result.duration_ms === 'number')).toBe(true);
     expect(reader.said).toContain('Tool write_file said:');
@@ -135,7 +174,10 @@ describe('a stream', () => {
   test('a turn that would go on for ever stops at its cap of steps', async () => {
     const reader = await (await stream(say('/loop'))).end();
     expect(reader.events.filter(({ event }) => event === 'tool_call')).toHaveLength(15);
-    expect((await reader.first('done')).data).toMatchObject({ finish_reason: 'length', message: expect.stringContaining('reached its limit of 16 steps') });
+    expect((await reader.first('done')).data).toMatchObject({
+      finish_reason: 'length',
+      message: expect.stringContaining('reached its limit of 16 steps'),
+    });
   });
 
   test('a client that goes away cancels the turn', async () => {
@@ -144,7 +186,8 @@ describe('a stream', () => {
     await reader.first('text');
     reader.hangUp();
     await until(async () => (await turnRow(data.turn_id)).status === 'cancelled', 'the turn to be cancelled');
-    const usage = () => app.database.db.selectFrom('usage').selectAll().where('turn_id', '=', data.turn_id).executeTakeFirstOrThrow();
+    const usage = () =>
+      app.database.db.selectFrom('usage').selectAll().where('turn_id', '=', data.turn_id).executeTakeFirstOrThrow();
     await until(async () => (await usage()).status !== 'open', 'the usage row to be settled');
     expect(await usage()).toMatchObject({ status: 'cut_off', counted: true });
   });
@@ -152,11 +195,18 @@ describe('a stream', () => {
   test('so does one that asked for an answer in one piece', async () => {
     const abort = new AbortController();
     const before = await app.database.db.selectFrom('turns').select('id').execute();
-    const asked = app.call('POST', '/api/v1/agents/manager/chat', { key: user.key, body: say('/slow 10000 20'), signal: abort.signal });
+    const asked = app.call('POST', '/api/v1/agents/manager/chat', {
+      key: user.key,
+      body: say('/slow 10000 20'),
+      signal: abort.signal,
+    });
     asked.catch(() => undefined);
     const known = new Set(before.map(({ id }) => id));
     const mine = async () => (await app.database.db.selectFrom('turns').selectAll().execute()).find(({ id }) => !known.has(id));
-    await until(async () => (await app.database.db.selectFrom('usage').select('turn_id').where('status', '=', 'open').execute()).length > 0, 'the provider to be asked');
+    await until(
+      async () => (await app.database.db.selectFrom('usage').select('turn_id').where('status', '=', 'open').execute()).length > 0,
+      'the provider to be asked',
+    );
     abort.abort();
     await until(async () => (await mine())?.status === 'cancelled', 'the turn to be cancelled');
     await expect(asked).rejects.toThrow();
@@ -174,7 +224,7 @@ describe('a conversation', () => {
     expect(await history({})).toBe('');
   });
 
-  test("of another agent or another user is a 404, like one that never was", async () => {
+  test('of another agent or another user is a 404, like one that never was', async () => {
     const { conversation_id } = (await chat(say('secret'))).json;
     const other = await app.user();
     await app.agent(other, 'manager');
@@ -184,7 +234,13 @@ describe('a conversation', () => {
       await chat(say('/history', { conversation_id }), { key: other.key }),
       await chat(say('/history', { conversation_id: never })),
     ];
-    for (const answer of answers) expect({ ...answer.json, request_id: '' }).toEqual({ error: 'conversation not found', detail: 'conversation not found', code: 'not_found', request_id: '' });
+    for (const answer of answers)
+      expect({ ...answer.json, request_id: '' }).toEqual({
+        error: 'conversation not found',
+        detail: 'conversation not found',
+        code: 'not_found',
+        request_id: '',
+      });
     expect(answers.map(({ status }) => status)).toEqual([404, 404, 404]);
   });
 
@@ -199,7 +255,10 @@ describe('a conversation', () => {
   });
 
   test('takes pictures and parts', async () => {
-    const parts = [{ type: 'text', text: 'see ' }, { type: 'image_url', image_url: { url: 'data:image/png;base64,AA==' } }];
+    const parts = [
+      { type: 'text', text: 'see ' },
+      { type: 'image_url', image_url: { url: 'data:image/png;base64,AA==' } },
+    ];
     expect((await chat(say(parts))).json.message).toContain('You said: see');
   });
 });
@@ -208,12 +267,17 @@ describe('an Idempotency-Key', () => {
   test('runs a turn once, in one piece and as a stream', async () => {
     const turns = async () => (await app.database.db.selectFrom('turns').select('id').execute()).length;
     const before = await turns();
-    const [first, second] = [await chat(say('once'), { headers: { 'idempotency-key': 'k1' } }), await chat(say('once'), { headers: { 'idempotency-key': 'k1' } })];
+    const [first, second] = [
+      await chat(say('once'), { headers: { 'idempotency-key': 'k1' } }),
+      await chat(say('once'), { headers: { 'idempotency-key': 'k1' } }),
+    ];
     expect(second.text).toBe(first.text);
     expect(second.headers.get('idempotency-replayed')).toBe('true');
     const live = await (await stream(say('/words 20'), { headers: { 'idempotency-key': 'k2' } })).end();
     const replayed = await (await stream(say('/words 20'), { headers: { 'idempotency-key': 'k2' } })).end();
-    expect(replayed.events.map(({ event, data }) => ({ event, data }))).toEqual(live.events.map(({ event, data }) => ({ event, data })));
+    expect(replayed.events.map(({ event, data }) => ({ event, data }))).toEqual(
+      live.events.map(({ event, data }) => ({ event, data })),
+    );
     expect(replayed.headers['idempotency-replayed']).toBe('true');
     expect((await turns()) - before).toBe(2);
   });
@@ -229,6 +293,10 @@ describe('an Idempotency-Key', () => {
     await reader.first('text');
     reader.hangUp();
     await until(async () => (await turnRow(data.turn_id)).status === 'cancelled', 'the turn to be cancelled');
-    await until(async () => (await app.post('/api/v1/agents/manager/chat/stream', user.key, say('x'), { 'idempotency-key': 'k4' })).status !== 409, 'the key to be free');
+    await until(
+      async () =>
+        (await app.post('/api/v1/agents/manager/chat/stream', user.key, say('x'), { 'idempotency-key': 'k4' })).status !== 409,
+      'the key to be free',
+    );
   });
 });

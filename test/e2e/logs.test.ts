@@ -7,8 +7,10 @@ import { until } from '../support/until.js';
 
 type User = Awaited<ReturnType<TestApp['user']>>;
 
-const follow = (app: TestApp, user: User, query = '') => EventReader.open(`${app.url}/api/v1/logs?follow=true${query}`, { method: 'GET', key: user.key });
-const messages = (reader: EventReader) => reader.events.filter(({ event }) => event === 'log').map(({ data }) => data.message as string);
+const follow = (app: TestApp, user: User, query = '') =>
+  EventReader.open(`${app.url}/api/v1/logs?follow=true${query}`, { method: 'GET', key: user.key });
+const messages = (reader: EventReader) =>
+  reader.events.filter(({ event }) => event === 'log').map(({ data }) => data.message as string);
 
 describe('the logs, whatever the engine', () => {
   let app: TestApp;
@@ -22,8 +24,10 @@ describe('the logs, whatever the engine', () => {
   });
   afterAll(() => app.stop());
 
-  const instancesOf = (of: User) => [...app.engine.instances.values()].filter(({ spec, observed }) => spec.userId === of.id && observed.state === 'running');
-  const print = (text: string, stream: 'stdout' | 'stderr' = 'stdout', of = user, at = 0) => app.gateways.programs.get(instancesOf(of)[at]!.spec.instanceId)!.log(stream, text);
+  const instancesOf = (of: User) =>
+    [...app.engine.instances.values()].filter(({ spec, observed }) => spec.userId === of.id && observed.state === 'running');
+  const print = (text: string, stream: 'stdout' | 'stderr' = 'stdout', of = user, at = 0) =>
+    app.gateways.programs.get(instancesOf(of)[at]!.spec.instanceId)!.log(stream, text);
   const looks = () => app.engine.calls.get('logs') ?? 0;
   /** A follower that has read what there was, and has begun to follow. */
   const followNow = async (of: User) => {
@@ -33,7 +37,8 @@ describe('the logs, whatever the engine', () => {
     return reader;
   };
   const get = (query: string, by = user) => app.get(`/api/v1/logs${query}`, by.key);
-  const lines = async (query: string, by = user) => (await get(query, by)).json.data.map(({ message }: { message: string }) => message);
+  const lines = async (query: string, by = user) =>
+    (await get(query, by)).json.data.map(({ message }: { message: string }) => message);
 
   test('the last lines, of all containers, in the order of their times', async () => {
     for (let n = 0; n < 20; n++) print(`line ${n}`, n % 2 ? 'stderr' : 'stdout', user, n % 2);
@@ -87,8 +92,17 @@ describe('the logs, whatever the engine', () => {
   });
 
   test.each([
-    ['tail=-1', 'tail'], ['tail=abc', 'tail'], ['tail=5001', 'tail'], ['tail=', 'tail'], ['tail=1e3', 'tail'],
-    ['since=yesterday', 'since'], ['stream=both', 'stream'], ['follow=maybe', 'follow'], ['format=xml', 'format'], ['follow=true&format=text', 'format'], [`agent=${'a'.repeat(65)}`, 'agent'],
+    ['tail=-1', 'tail'],
+    ['tail=abc', 'tail'],
+    ['tail=5001', 'tail'],
+    ['tail=', 'tail'],
+    ['tail=1e3', 'tail'],
+    ['since=yesterday', 'since'],
+    ['stream=both', 'stream'],
+    ['follow=maybe', 'follow'],
+    ['format=xml', 'format'],
+    ['follow=true&format=text', 'format'],
+    [`agent=${'a'.repeat(65)}`, 'agent'],
   ])('?%s is refused, naming the field', async (query, field) => {
     const answer = await get(`?${query}`);
     expect([answer.status, answer.json.fields?.[0]?.path]).toEqual([400, `query.${field}`]);
@@ -199,8 +213,20 @@ describe('what a real gateway logs', () => {
 
   test('names turns and agents, and never what was said', async () => {
     const word = 'Rumpelstilzchen';
-    for (const content of [word, `/tool write_file {"path":"${word}.txt","content":"${word}"}`, `/tool shell {"command":"echo ${word}; cat ${word}"}`, `/error bad_request ${word}`, `/tool ${word} {}`, `/tool read_file {${word}`]) {
-      await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'system', content: word }, { role: 'user', content }] });
+    for (const content of [
+      word,
+      `/tool write_file {"path":"${word}.txt","content":"${word}"}`,
+      `/tool shell {"command":"echo ${word}; cat ${word}"}`,
+      `/error bad_request ${word}`,
+      `/tool ${word} {}`,
+      `/tool read_file {${word}`,
+    ]) {
+      await app.post('/api/v1/agents/a/chat', user.key, {
+        messages: [
+          { role: 'system', content: word },
+          { role: 'user', content },
+        ],
+      });
     }
     const { data } = (await app.get('/api/v1/logs?agent=a', user.key)).json;
     expect(data.filter(({ message }: { message: string }) => message.startsWith('turn ended'))).toHaveLength(6);

@@ -11,7 +11,11 @@ type Sums = Record<'calls' | 'failed' | 'prompt_tokens' | 'completion_tokens' | 
 const NONE: Sums = { calls: 0, failed: 0, prompt_tokens: 0, completion_tokens: 0, total_tokens: 0, counted_tokens: 0 };
 
 function sum(rows: Sums[]): Sums {
-  return rows.reduce((all, row) => Object.fromEntries(Object.keys(NONE).map((key) => [key, all[key as keyof Sums] + row[key as keyof Sums]])) as Sums, NONE);
+  return rows.reduce(
+    (all, row) =>
+      Object.fromEntries(Object.keys(NONE).map((key) => [key, all[key as keyof Sums] + row[key as keyof Sums]])) as Sums,
+    NONE,
+  );
 }
 
 describe.each(databaseKinds)('the ledger on %s', (kind) => {
@@ -21,14 +25,50 @@ describe.each(databaseKinds)('the ledger on %s', (kind) => {
   });
   afterAll(() => app.stop());
 
-  async function insert(userId: string, row: { agent?: string; model?: string; status?: 'open' | 'finished' | 'failed' | 'cut_off'; prompt?: number; completion?: number; counted?: boolean; at?: string; process?: string }): Promise<string> {
+  async function insert(
+    userId: string,
+    row: {
+      agent?: string;
+      model?: string;
+      status?: 'open' | 'finished' | 'failed' | 'cut_off';
+      prompt?: number;
+      completion?: number;
+      counted?: boolean;
+      at?: string;
+      process?: string;
+    },
+  ): Promise<string> {
     const id = newId('use');
-    const { agent = 'a', model = 'demo/echo', status = 'finished', prompt = 10, completion = 5, counted = false, at = 'now()', process = 'p1' } = row;
+    const {
+      agent = 'a',
+      model = 'demo/echo',
+      status = 'finished',
+      prompt = 10,
+      completion = 5,
+      counted = false,
+      at = 'now()',
+      process = 'p1',
+    } = row;
     await app.database.db
       .insertInto('usage')
       .values({
-        id, user_id: userId, deployment_id: 'dep_x', instance_id: 'ins_x', agent_id: `agt_${agent}`, agent, turn_id: null, process_id: process, model, provider: model.split('/')[0]!,
-        status, prompt_tokens: prompt, completion_tokens: completion, counted, error: null, ended_at: null, started_at: sql<Date>`${sql.raw(at)}`,
+        id,
+        user_id: userId,
+        deployment_id: 'dep_x',
+        instance_id: 'ins_x',
+        agent_id: `agt_${agent}`,
+        agent,
+        turn_id: null,
+        process_id: process,
+        model,
+        provider: model.split('/')[0]!,
+        status,
+        prompt_tokens: prompt,
+        completion_tokens: completion,
+        counted,
+        error: null,
+        ended_at: null,
+        started_at: sql<Date>`${sql.raw(at)}`,
       })
       .execute();
     return id;
@@ -44,7 +84,15 @@ describe.each(databaseKinds)('the ledger on %s', (kind) => {
     for (const agent of ['a', 'b', 'ä']) {
       for (const model of ['demo/echo', 'openai/gpt-x']) {
         for (const [n, at] of days.entries()) {
-          await insert(user.id, { agent, model, at, prompt: 10 + made, completion: n, counted: made % 3 === 0, status: (['finished', 'failed', 'cut_off'] as const)[made % 3]! });
+          await insert(user.id, {
+            agent,
+            model,
+            at,
+            prompt: 10 + made,
+            completion: n,
+            counted: made % 3 === 0,
+            status: (['finished', 'failed', 'cut_off'] as const)[made % 3]!,
+          });
           made += 1;
         }
       }
@@ -53,7 +101,14 @@ describe.each(databaseKinds)('the ledger on %s', (kind) => {
     await insert(other.id, { prompt: 2_000_000 });
     const { totals, by_agent, by_model, by_day, month } = await usageOf(user);
     expect(month).toBe(new Date().toISOString().slice(0, 7));
-    expect(totals).toEqual({ calls: made, failed: 12, prompt_tokens: 18 * 10 + (17 * 18) / 2, completion_tokens: 18, total_tokens: 351, counted_tokens: expect.any(Number) });
+    expect(totals).toEqual({
+      calls: made,
+      failed: 12,
+      prompt_tokens: 18 * 10 + (17 * 18) / 2,
+      completion_tokens: 18,
+      total_tokens: 351,
+      counted_tokens: expect.any(Number),
+    });
     for (const part of [by_agent, by_model, by_day]) expect(sum(part)).toEqual(totals);
     expect(by_agent.map((row: { agent: string }) => row.agent).toSorted()).toEqual(['a', 'b', 'ä']);
     expect(by_model.map((row: { model: string }) => row.model)).toEqual(['demo/echo', 'openai/gpt-x']);
@@ -66,30 +121,61 @@ describe.each(databaseKinds)('the ledger on %s', (kind) => {
     await insert(user.id, { prompt: 7, completion: 3, counted: true });
     await insert(user.id, { prompt: 1, completion: 1 });
     await insert(user.id, { status: 'open', prompt: 0, completion: 0 });
-    expect((await usageOf(user)).totals).toEqual({ calls: 3, failed: 0, prompt_tokens: 8, completion_tokens: 4, total_tokens: 12, counted_tokens: 10 });
+    expect((await usageOf(user)).totals).toEqual({
+      calls: 3,
+      failed: 0,
+      prompt_tokens: 8,
+      completion_tokens: 4,
+      total_tokens: 12,
+      counted_tokens: 10,
+    });
   });
 
   test('a user without any has zeros, and the limit of the tier', async () => {
     const user = await app.user(undefined, 'free');
-    const { tokens_per_month } = await app.database.db.selectFrom('tiers').select('tokens_per_month').where('name', '=', 'free').executeTakeFirstOrThrow();
-    expect(await usageOf(user)).toEqual({ month: expect.any(String), limit_tokens: Number(tokens_per_month), totals: NONE, by_agent: [], by_model: [], by_day: [] });
+    const { tokens_per_month } = await app.database.db
+      .selectFrom('tiers')
+      .select('tokens_per_month')
+      .where('name', '=', 'free')
+      .executeTakeFirstOrThrow();
+    expect(await usageOf(user)).toEqual({
+      month: expect.any(String),
+      limit_tokens: Number(tokens_per_month),
+      totals: NONE,
+      by_agent: [],
+      by_model: [],
+      by_day: [],
+    });
   });
 
   test('rows that dead processes left open are settled as cut off, once; those of living ones are not', async () => {
     const user = await app.user();
     const { db } = app.database;
     const [dead, living] = [`p${user.id.slice(-8)}d`, `p${user.id.slice(-8)}l`];
-    await db.insertInto('processes').values([{ id: dead, heartbeat_at: sql<Date>`now() - interval '2 minutes'` }, { id: living, heartbeat_at: sql<Date>`now()` }]).execute();
+    await db
+      .insertInto('processes')
+      .values([
+        { id: dead, heartbeat_at: sql<Date>`now() - interval '2 minutes'` },
+        { id: living, heartbeat_at: sql<Date>`now()` },
+      ])
+      .execute();
     const ids = [];
-    for (const process of [dead, living, `${dead}-gone`]) ids.push(await insert(user.id, { status: 'open', prompt: 0, completion: 0, process }));
+    for (const process of [dead, living, `${dead}-gone`])
+      ids.push(await insert(user.id, { status: 'open', prompt: 0, completion: 0, process }));
     const usage = new Usage({ db, processId: living });
     await Promise.all([usage.settleAbandoned(), usage.settleAbandoned()]);
     const rows = await db.selectFrom('usage').selectAll().where('id', 'in', ids).execute();
     const cut = { status: 'cut_off', counted: true, error: 'the process that made the call died', ended_at: expect.any(Date) };
-    expect(Object.fromEntries(rows.map((row) => [row.id, row]))).toMatchObject({ [ids[0]!]: cut, [ids[1]!]: { status: 'open', ended_at: null }, [ids[2]!]: cut });
+    expect(Object.fromEntries(rows.map((row) => [row.id, row]))).toMatchObject({
+      [ids[0]!]: cut,
+      [ids[1]!]: { status: 'open', ended_at: null },
+      [ids[2]!]: cut,
+    });
     // Whoever thought it dead too early changes nothing by settling late.
     await usage.settle(ids[0]!, { status: 'finished', usage: { promptTokens: 5, completionTokens: 5, counted: false } });
-    expect((await db.selectFrom('usage').select('status').where('id', '=', ids[0]!).executeTakeFirstOrThrow()).status).toBe('cut_off');
+    expect((await db.selectFrom('usage').select('status').where('id', '=', ids[0]!).executeTakeFirstOrThrow()).status).toBe(
+      'cut_off',
+    );
   });
 
   test('tokens are added to the month exactly once, many at a time, each to its own user', async () => {
@@ -101,8 +187,19 @@ describe.each(databaseKinds)('the ledger on %s', (kind) => {
       await Promise.all([usage.settle(id, outcome), usage.settle(id, outcome)]);
     };
     await Promise.all(users.flatMap((user, u) => [1, 2, 3, 4].map((n) => settle(user, (u + 1) * 100 + n))));
-    const months = await app.database.db.selectFrom('usage_months').selectAll().where('user_id', 'in', users.map(({ id }) => id)).execute();
-    expect(Object.fromEntries(months.map((row) => [row.user_id, Number(row.tokens)]))).toEqual({ [users[0]!.id]: 414, [users[1]!.id]: 814 });
+    const months = await app.database.db
+      .selectFrom('usage_months')
+      .selectAll()
+      .where(
+        'user_id',
+        'in',
+        users.map(({ id }) => id),
+      )
+      .execute();
+    expect(Object.fromEntries(months.map((row) => [row.user_id, Number(row.tokens)]))).toEqual({
+      [users[0]!.id]: 414,
+      [users[1]!.id]: 814,
+    });
   });
 
   test("an agent's key may not read it, an unknown user has none", async () => {
@@ -131,14 +228,25 @@ describe('the budget', () => {
     expect((await chat(user)).status).toBe(200);
     const { totals, limit_tokens } = (await app.get('/api/v1/usage', user.key)).json;
     expect(totals).toMatchObject({ calls: 1, completion_tokens: 5, counted_tokens: 0 });
-    const spent = await app.database.db.selectFrom('usage_months').select('tokens').where('user_id', '=', user.id).executeTakeFirstOrThrow();
+    const spent = await app.database.db
+      .selectFrom('usage_months')
+      .select('tokens')
+      .where('user_id', '=', user.id)
+      .executeTakeFirstOrThrow();
     expect(Number(spent.tokens)).toBe(totals.total_tokens);
 
     await app.database.db.updateTable('usage_months').set({ tokens: limit_tokens }).where('user_id', '=', user.id).execute();
     const refused = await chat(user);
-    expect([refused.status, refused.json.code, refused.json.error]).toEqual([403, 'limit_exceeded', `the ${limit_tokens} tokens a month of tier free are used up`]);
+    expect([refused.status, refused.json.code, refused.json.error]).toEqual([
+      403,
+      'limit_exceeded',
+      `the ${limit_tokens} tokens a month of tier free are used up`,
+    ]);
     const reader = await (await EventReader.open(`${app.url}/api/v1/agents/a/chat/stream`, { key: user.key, body })).end();
-    expect((await reader.first('error')).data).toMatchObject({ code: 'limit_exceeded', error: expect.stringContaining('used up') });
+    expect((await reader.first('error')).data).toMatchObject({
+      code: 'limit_exceeded',
+      error: expect.stringContaining('used up'),
+    });
     expect((await chat(other)).status).toBe(200);
     // Nothing was asked of a provider, so there is no row.
     expect((await app.get('/api/v1/usage', user.key)).json.totals.calls).toBe(1);
@@ -152,15 +260,22 @@ describe('the budget', () => {
     await app.agent(user, 'a');
     await app.agent(user, 'b');
     await app.ready(user);
-    const answer = await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: '/tool list_files {}' }] });
+    const answer = await app.post('/api/v1/agents/a/chat', user.key, {
+      messages: [{ role: 'user', content: '/tool list_files {}' }],
+    });
     await app.post('/api/v1/agents/b/chat', user.key, { messages: [{ role: 'user', content: '/error upstream 2' }] });
     await until(async () => (await app.get('/api/v1/usage', user.key)).json.totals.calls === 3, 'three calls');
     const rows = await app.database.db.selectFrom('usage').selectAll().where('turn_id', '=', answer.json.turn_id).execute();
     expect(rows.map((row) => row.status)).toEqual(['finished', 'finished']);
-    expect(rows.reduce((all, row) => all + Number(row.prompt_tokens) + Number(row.completion_tokens), 0)).toBe(answer.json.usage.total_tokens);
+    expect(rows.reduce((all, row) => all + Number(row.prompt_tokens) + Number(row.completion_tokens), 0)).toBe(
+      answer.json.usage.total_tokens,
+    );
     await app.call('DELETE', '/api/v1/agents/b', { key: user.key });
     const { totals, by_agent } = (await app.get('/api/v1/usage', user.key)).json;
     expect(totals).toMatchObject({ calls: 3, failed: 1 });
-    expect(by_agent.map((row: { agent: string; calls: number }) => [row.agent, row.calls]).toSorted()).toEqual([['a', 2], ['b', 1]]);
+    expect(by_agent.map((row: { agent: string; calls: number }) => [row.agent, row.calls]).toSorted()).toEqual([
+      ['a', 2],
+      ['b', 1],
+    ]);
   });
 });

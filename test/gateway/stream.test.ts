@@ -3,13 +3,20 @@ import { describe, expect, test } from 'vitest';
 import { DEFAULT_STREAM_LIMITS, type GatewayEvent, readGatewayStream, type StreamLimits } from '../../src/gateway/stream.js';
 import { AppError } from '../../src/lib/errors.js';
 
-const chunk = (choice: object, more: object = {}) => `data: ${JSON.stringify({ choices: [{ index: 0, finish_reason: null, ...choice }], ...more })}\n\n`;
+const chunk = (choice: object, more: object = {}) =>
+  `data: ${JSON.stringify({ choices: [{ index: 0, finish_reason: null, ...choice }], ...more })}\n\n`;
 const DONE = 'data: [DONE]\n\n';
 
-async function read(pieces: Iterable<string | Buffer>, limits: Partial<StreamLimits> = {}): Promise<{ events: GatewayEvent[]; error: AppError | undefined; body: Readable }> {
-  const body = Readable.from((function* () {
-    for (const piece of pieces) yield Buffer.from(piece as string);
-  })(), { objectMode: false });
+async function read(
+  pieces: Iterable<string | Buffer>,
+  limits: Partial<StreamLimits> = {},
+): Promise<{ events: GatewayEvent[]; error: AppError | undefined; body: Readable }> {
+  const body = Readable.from(
+    (function* () {
+      for (const piece of pieces) yield Buffer.from(piece as string);
+    })(),
+    { objectMode: false },
+  );
   const events: GatewayEvent[] = [];
   try {
     for await (const event of readGatewayStream(body, { ...DEFAULT_STREAM_LIMITS, ...limits })) events.push(event);
@@ -76,16 +83,25 @@ describe('what a gateway streams', () => {
   });
 
   test.each<[string, (n: number) => Iterable<string>]>([
-    ['a line without an end', function* (n) {
-      yield 'data: {"x":"';
-      for (let i = 0; i < n; i++) yield 'x'.repeat(65_536);
-    }],
-    ['an event of lines without an end', function* (n) {
-      for (let i = 0; i < n; i++) yield `data: ${'x'.repeat(65_536)}\n`;
-    }],
-    ['one huge event', function* (n) {
-      yield `data: {"choices":[],"x":"${'y'.repeat(n * 65_536)}"}\n\n`;
-    }],
+    [
+      'a line without an end',
+      function* (n) {
+        yield 'data: {"x":"';
+        for (let i = 0; i < n; i++) yield 'x'.repeat(65_536);
+      },
+    ],
+    [
+      'an event of lines without an end',
+      function* (n) {
+        for (let i = 0; i < n; i++) yield `data: ${'x'.repeat(65_536)}\n`;
+      },
+    ],
+    [
+      'one huge event',
+      function* (n) {
+        yield `data: {"choices":[],"x":"${'y'.repeat(n * 65_536)}"}\n\n`;
+      },
+    ],
   ])('%s is cut off at the limit, and its source is let go', async (_, pieces) => {
     let taken = 0;
     const counted = (function* () {
@@ -157,7 +173,10 @@ describe('what a gateway streams', () => {
   });
 
   test("an error object ends in the reader's hands, cut to size", async () => {
-    const { events } = await read([`data: ${JSON.stringify({ error: { message: 'x'.repeat(10_000), type: 'a', code: 'provider_auth' } })}\n\n`, DONE]);
+    const { events } = await read([
+      `data: ${JSON.stringify({ error: { message: 'x'.repeat(10_000), type: 'a', code: 'provider_auth' } })}\n\n`,
+      DONE,
+    ]);
     expect(events[0]).toMatchObject({ type: 'error', error: { message: 'x'.repeat(500), code: 'provider_auth' } });
   });
 });

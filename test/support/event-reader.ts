@@ -28,12 +28,24 @@ export class EventReader implements AsyncIterable<SeenEvent> {
   }
 
   /** Resolves once the headers are here. `keepText: false` for streams without end. */
-  static async open(url: string, { method = 'POST', key, body, headers = {} }: { method?: string; key: string; body?: unknown; headers?: Record<string, string> }): Promise<EventReader> {
+  static async open(
+    url: string,
+    {
+      method = 'POST',
+      key,
+      body,
+      headers = {},
+    }: { method?: string; key: string; body?: unknown; headers?: Record<string, string> },
+  ): Promise<EventReader> {
     const payload = body === undefined ? undefined : JSON.stringify(body);
     const request = http.request(url, {
       method,
       agent: false,
-      headers: { 'x-api-key': key, ...(payload === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) }), ...headers },
+      headers: {
+        'x-api-key': key,
+        ...(payload === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) }),
+        ...headers,
+      },
     });
     const reader = new EventReader(request);
     request.end(payload);
@@ -48,7 +60,8 @@ export class EventReader implements AsyncIterable<SeenEvent> {
     this.status = response.statusCode ?? 0;
     this.headers = response.headers;
     const parser = createParser({
-      onEvent: ({ event = 'message', data }) => this.events.push({ event, data: data === '[DONE]' ? data : JSON.parse(data), atMs: performance.now() - this.#begun }),
+      onEvent: ({ event = 'message', data }) =>
+        this.events.push({ event, data: data === '[DONE]' ? data : JSON.parse(data), atMs: performance.now() - this.#begun }),
       onComment: (comment) => this.comments.push(comment),
     });
     response.setEncoding('utf8');
@@ -84,7 +97,10 @@ export class EventReader implements AsyncIterable<SeenEvent> {
 
   /** The text deltas so far, joined. */
   get said(): string {
-    return this.events.filter(({ event }) => event === 'text').map(({ data }) => data.delta).join('');
+    return this.events
+      .filter(({ event }) => event === 'text')
+      .map(({ data }) => data.delta)
+      .join('');
   }
 
   /** The first event of that name. */

@@ -46,23 +46,28 @@ export function chatRoutes(chat: Chat, stream?: StreamOptions) {
       request: { params: AgentParams, body: jsonBody(ChatRequest) },
       responses: {
         200: {
-          description: 'Events `start`, `waiting` (the agent is not ready yet), `text` {delta}, `tool_call`, `tool_result`, `done`; `error` ends a failed turn.',
+          description:
+            'Events `start`, `waiting` (the agent is not ready yet), `text` {delta}, `tool_call`, `tool_result`, `done`; `error` ends a failed turn.',
           content: { 'text/event-stream': { schema: z.string() } },
         },
       },
     }),
     async (c) => {
       const prepared = await chat.prepare(tenantOf(c), c.req.valid('param').agent, wishOf(c.req.valid('json')));
-      return streamEvents(c, async (sink) => {
-        const { turnId: turn_id, conversationId: conversation_id, agent } = prepared;
-        await sink.send({ event: 'start', data: { turn_id, conversation_id, agent } });
-        const turn = await chat.begin(prepared, sink.signal, (reason) => sink.send({ event: 'waiting', data: { reason } }));
-        for await (const event of turn.events()) {
-          const sent = sendEvent(sink, event);
-          if (sent) await sent;
-        }
-        await sink.send({ event: 'done', data: answerOf(turn) });
-      }, stream);
+      return streamEvents(
+        c,
+        async (sink) => {
+          const { turnId: turn_id, conversationId: conversation_id, agent } = prepared;
+          await sink.send({ event: 'start', data: { turn_id, conversation_id, agent } });
+          const turn = await chat.begin(prepared, sink.signal, (reason) => sink.send({ event: 'waiting', data: { reason } }));
+          for await (const event of turn.events()) {
+            const sent = sendEvent(sink, event);
+            if (sent) await sent;
+          }
+          await sink.send({ event: 'done', data: answerOf(turn) });
+        },
+        stream,
+      );
     },
   );
 

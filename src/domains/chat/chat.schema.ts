@@ -9,7 +9,9 @@ const ImagePart = z.looseObject({ type: z.literal('image_url'), image_url: z.loo
 const Message = z
   .looseObject({
     role: z.enum(['system', 'developer', 'user', 'assistant'], { error: 'must be system, developer, user or assistant' }),
-    content: z.union([z.string(), z.array(z.union([TextPart, ImagePart]))], { error: 'must be a text, or an array of text and image_url parts' }),
+    content: z.union([z.string(), z.array(z.union([TextPart, ImagePart]))], {
+      error: 'must be a text, or an array of text and image_url parts',
+    }),
   })
   .openapi('ChatMessage');
 
@@ -17,7 +19,10 @@ const Messages = z
   .array(Message)
   .min(1, 'must hold at least one message')
   .max(2_000, 'must hold at most 2000 messages')
-  .refine((messages) => messages.findLast(({ role }) => role === 'user' || role === 'assistant')?.role === 'user', 'must end with a message of the user');
+  .refine(
+    (messages) => messages.findLast(({ role }) => role === 'user' || role === 'assistant')?.role === 'user',
+    'must end with a message of the user',
+  );
 
 export const ChatRequest = z
   .strictObject({
@@ -26,12 +31,18 @@ export const ChatRequest = z
       .string()
       .regex(/^cnv_[0-9a-hjkmnp-tv-z]{26}$/, 'must be a conversation_id of an earlier answer')
       .optional()
-      .openapi({ description: 'Goes on with a conversation: `messages` are its new ones. Unset: a new conversation, its id in the answer.' }),
+      .openapi({
+        description: 'Goes on with a conversation: `messages` are its new ones. Unset: a new conversation, its id in the answer.',
+      }),
   })
   .openapi('ChatRequest');
 export type ChatRequest = z.infer<typeof ChatRequest>;
 
-export const TurnUsage = z.object({ prompt_tokens: z.number().int(), completion_tokens: z.number().int(), total_tokens: z.number().int() });
+export const TurnUsage = z.object({
+  prompt_tokens: z.number().int(),
+  completion_tokens: z.number().int(),
+  total_tokens: z.number().int(),
+});
 
 export const ChatAnswer = z
   .object({
@@ -45,7 +56,8 @@ export const ChatAnswer = z
   .openapi('ChatAnswer');
 export type ChatAnswer = z.infer<typeof ChatAnswer>;
 
-const range = (min: number, max: number) => z.number().min(min, `must be from ${min} to ${max}`).max(max, `must be from ${min} to ${max}`).nullable().optional();
+const range = (min: number, max: number) =>
+  z.number().min(min, `must be from ${min} to ${max}`).max(max, `must be from ${min} to ${max}`).nullable().optional();
 const count = z.number().int('must be a whole number').min(1, 'must be at least 1').nullable().optional();
 
 /** OpenAI's chat completions, the fields that an agent honours (https://platform.openai.com/docs/api-reference/chat/create). */
@@ -62,7 +74,10 @@ export const CompletionRequest = z
     frequency_penalty: range(-2, 2),
     presence_penalty: range(-2, 2),
     seed: z.number().int().nullable().optional(),
-    stop: z.union([z.string(), z.array(z.string()).max(4)]).nullable().optional(),
+    stop: z
+      .union([z.string(), z.array(z.string()).max(4)])
+      .nullable()
+      .optional(),
     max_tokens: count,
     max_completion_tokens: count,
     tools: z.array(z.unknown()).max(0, "must be empty: an agent's tools are its own").nullable().optional(),
@@ -89,5 +104,7 @@ export const CompletionAnswer = z
   .openapi('ChatCompletion');
 export type CompletionAnswer = z.infer<typeof CompletionAnswer>;
 
-export const Model = z.object({ id: z.string(), object: z.literal('model'), created: z.number().int(), owned_by: z.string() }).openapi('Model');
+export const Model = z
+  .object({ id: z.string(), object: z.literal('model'), created: z.number().int(), owned_by: z.string() })
+  .openapi('Model');
 export type Model = z.infer<typeof Model>;

@@ -18,10 +18,17 @@ export async function insertTurn(db: Db, userId: string, turn: NewTurn): Promise
 }
 
 /** A new conversation and its first turn in one statement. */
-export async function insertConversationAndTurn(db: Db, userId: string, turn: NewTurn & { conversationId: string }): Promise<void> {
+export async function insertConversationAndTurn(
+  db: Db,
+  userId: string,
+  turn: NewTurn & { conversationId: string },
+): Promise<void> {
   await db
     .with('conversation', (qb) =>
-      qb.insertInto('conversations').values({ id: turn.conversationId, user_id: userId, agent_id: turn.agentId, external_user: null }).returning('id'),
+      qb
+        .insertInto('conversations')
+        .values({ id: turn.conversationId, user_id: userId, agent_id: turn.agentId, external_user: null })
+        .returning('id'),
     )
     .insertInto('turns')
     .values(turnRow(userId, turn))
@@ -77,7 +84,13 @@ export async function findConversation(db: Db, userId: string, agentId: string, 
 }
 
 /** The conversation that an OpenAI client's `user` field names, made where there is none. */
-export async function conversationOfExternalUser(db: Db, userId: string, agentId: string, externalUser: string, newConversationId: string): Promise<string> {
+export async function conversationOfExternalUser(
+  db: Db,
+  userId: string,
+  agentId: string,
+  externalUser: string,
+  newConversationId: string,
+): Promise<string> {
   const row = await db
     .insertInto('conversations')
     .values({ id: newConversationId, user_id: userId, agent_id: agentId, external_user: externalUser })

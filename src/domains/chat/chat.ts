@@ -97,7 +97,9 @@ export class Chat {
     } catch (error) {
       cancel.abort(error);
       const status = signal.aborted ? 'cancelled' : 'failed';
-      await opened.then(() => settle({ status, reply: '', error: error instanceof AppError ? error.message : 'internal error', usage: undefined }));
+      await opened.then(() =>
+        settle({ status, reply: '', error: error instanceof AppError ? error.message : 'internal error', usage: undefined }),
+      );
       throw error instanceof AppError ? withRetryAfter(error) : error;
     }
   }
@@ -112,7 +114,11 @@ export class Chat {
     await store.deleteConversations(trx, userId);
   }
 
-  async #conversation(userId: string, agentId: string, memory: TurnWish['memory']): Promise<{ id: string | null; isNew: boolean }> {
+  async #conversation(
+    userId: string,
+    agentId: string,
+    memory: TurnWish['memory'],
+  ): Promise<{ id: string | null; isNew: boolean }> {
     if (memory.kind === 'none') return { id: null, isNew: false };
     if (memory.kind === 'external') {
       return { id: await store.conversationOfExternalUser(this.#db, userId, agentId, memory.user, newId('cnv')), isNew: false };
@@ -125,7 +131,8 @@ export class Chat {
   #openJournal(prepared: PreparedTurn): Promise<void> {
     const { turnId: id, userId, route, conversationId, wish } = prepared;
     const turn = { id, agentId: route.agentId, conversationId, processId: this.#options.processId, messages: wish.messages };
-    if (prepared.isNewConversation && conversationId !== null) return store.insertConversationAndTurn(this.#db, userId, { ...turn, conversationId });
+    if (prepared.isNewConversation && conversationId !== null)
+      return store.insertConversationAndTurn(this.#db, userId, { ...turn, conversationId });
     return store.insertTurn(this.#db, userId, turn);
   }
 

@@ -10,7 +10,15 @@ import { chunkFor, completionOf, type Completions } from './completions.js';
 const tags = ['OpenAI-compatible'];
 
 /** Mounted at the root: OpenAI clients append these paths to their base URL. */
-export function completionsRoutes({ chat, completions, stream }: { chat: Chat; completions: Completions; stream?: StreamOptions | undefined }) {
+export function completionsRoutes({
+  chat,
+  completions,
+  stream,
+}: {
+  chat: Chat;
+  completions: Completions;
+  stream?: StreamOptions | undefined;
+}) {
   const router = createRouter();
 
   router.openapi(

@@ -6,7 +6,16 @@ import type { Chat, PreparedTurn, TurnWish } from './chat.js';
 import type { CompletionAnswer, CompletionRequest, Model } from './chat.schema.js';
 import type { RunningTurn } from './turn.js';
 
-const SAMPLING = ['temperature', 'top_p', 'frequency_penalty', 'presence_penalty', 'seed', 'stop', 'max_tokens', 'max_completion_tokens'] as const;
+const SAMPLING = [
+  'temperature',
+  'top_p',
+  'frequency_penalty',
+  'presence_penalty',
+  'seed',
+  'stop',
+  'max_tokens',
+  'max_completion_tokens',
+] as const;
 
 export interface CompletionsOptions {
   chat: Chat;
@@ -52,7 +61,10 @@ export class Completions {
 
   async #target(caller: Caller, modelName: string): Promise<{ userId: string; agent: string }> {
     const match = /^([^/]+)\/([^/]+)$/.exec(modelName);
-    const unknown = new AppError('not_found', `The model \`${modelName.slice(0, 100)}\` does not exist or you do not have access to it.`);
+    const unknown = new AppError(
+      'not_found',
+      `The model \`${modelName.slice(0, 100)}\` does not exist or you do not have access to it.`,
+    );
     if (!match) throw unknown;
     const [, first = '', agent = ''] = match;
     if (caller.kind === 'admin') {
@@ -71,8 +83,11 @@ export class Completions {
  * of that and goes along each time. Without it all of the history is sent and nothing kept.
  */
 function wishOf(request: CompletionRequest): TurnWish {
-  const sampling = Object.fromEntries(SAMPLING.filter((field) => request[field] !== undefined && request[field] !== null).map((field) => [field, request[field]]));
-  if (request.user === undefined || request.user === '') return { messages: request.messages, memory: { kind: 'none' }, sampling };
+  const sampling = Object.fromEntries(
+    SAMPLING.filter((field) => request[field] !== undefined && request[field] !== null).map((field) => [field, request[field]]),
+  );
+  if (request.user === undefined || request.user === '')
+    return { messages: request.messages, memory: { kind: 'none' }, sampling };
   const system = request.messages.slice(0, -1).filter((message) => message.role === 'system' || message.role === 'developer');
   return { messages: [...system, ...request.messages.slice(-1)], memory: { kind: 'external', user: request.user }, sampling };
 }
@@ -88,17 +103,29 @@ export function completionOf(turn: RunningTurn, modelName: string, nowMs: number
     created: Math.floor(nowMs / 1000),
     model: modelName,
     choices: [
-      { index: 0, message: { role: 'assistant', content: turn.reply, refusal: null }, logprobs: null, finish_reason: turn.finishReason },
+      {
+        index: 0,
+        message: { role: 'assistant', content: turn.reply, refusal: null },
+        logprobs: null,
+        finish_reason: turn.finishReason,
+      },
     ],
     usage: turn.usage,
   };
 }
 
 /** The gateway's chunk as the client must see it: our id, the model that was asked for, and usage only where asked for. */
-export function chunkFor({ choices, usage }: GatewayChunk, turn: RunningTurn, modelName: string, created: number, includeUsage: boolean): string | undefined {
+export function chunkFor(
+  { choices, usage }: GatewayChunk,
+  turn: RunningTurn,
+  modelName: string,
+  created: number,
+  includeUsage: boolean,
+): string | undefined {
   const [choice] = choices;
   if (!choice && !(includeUsage && usage)) return undefined;
-  const delta = choice?.delta.role === undefined ? choice?.delta : { ...choice.delta, content: choice.delta.content ?? '', refusal: null };
+  const delta =
+    choice?.delta.role === undefined ? choice?.delta : { ...choice.delta, content: choice.delta.content ?? '', refusal: null };
   return JSON.stringify({
     id: `chatcmpl-${turn.turnId}`,
     object: 'chat.completion.chunk',

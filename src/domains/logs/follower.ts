@@ -37,7 +37,7 @@ export class Follower {
   readonly #marks: Map<string, Mark>;
   readonly #running = new Map<string, Promise<void>>();
   readonly #deployments = new Set<string>();
-  #failure: unknown;
+  #failure: Error | undefined;
   #sending: Promise<void> | undefined;
   #isWaiting = false;
 
@@ -76,7 +76,7 @@ export class Follower {
     this.#marks.set(instance, mark);
     const work = this.#relay({ deploymentId, instance }, mark, signal)
       .catch((error: unknown) => {
-        this.#failure ??= error;
+        this.#failure ??= error instanceof Error ? error : new Error(messageOf(error));
         stop.abort();
       })
       .finally(() => this.#running.delete(instance));
@@ -113,6 +113,7 @@ export class Follower {
 
   #forget(sources: Source[]): void {
     const live = new Set(sources.map(({ instance }) => instance));
-    for (const instance of this.#marks.keys()) if (!live.has(instance) && !this.#running.has(instance)) this.#marks.delete(instance);
+    for (const instance of this.#marks.keys())
+      if (!live.has(instance) && !this.#running.has(instance)) this.#marks.delete(instance);
   }
 }

@@ -17,7 +17,8 @@ export function logsRoutes(logs: Logs, streamOptions?: StreamOptions) {
       request: { params: z.object({ user: z.string() }), query: LogsQuery },
       responses: {
         200: {
-          description: 'Lines, oldest first; as a stream: one `log` event a line, and `waiting` when they cannot be had for a while.',
+          description:
+            'Lines, oldest first; as a stream: one `log` event a line, and `waiting` when they cannot be had for a while.',
           content: {
             'application/json': { schema: z.object({ data: z.array(LogLine) }) },
             'text/plain': { schema: z.string() },

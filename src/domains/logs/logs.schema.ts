@@ -5,18 +5,32 @@ export const MAX_TAIL = 5_000;
 const Since = z
   .string()
   .max(64)
-  .refine((text) => sinceMs(text) !== undefined, 'must be RFC 3339 (2026-11-21T10:00:00Z), Unix seconds, or a time ago such as 90s, 10m, 2h or 1d');
+  .refine(
+    (text) => sinceMs(text) !== undefined,
+    'must be RFC 3339 (2026-11-21T10:00:00Z), Unix seconds, or a time ago such as 90s, 10m, 2h or 1d',
+  );
 
 const TAIL = `must be a whole number from 0 to ${MAX_TAIL}`;
 
-export const LogsQuery = z.object({
-  tail: z.string().regex(/^\d{1,9}$/, TAIL).transform(Number).refine((tail) => tail <= MAX_TAIL, TAIL).optional().openapi({ description: 'Lines from the end; 100 unless told.' }),
-  since: Since.optional().openapi({ description: 'RFC 3339, Unix seconds, or a time ago: 90s, 10m, 2h, 1d.' }),
-  agent: z.string().max(64).optional().openapi({ description: 'Only what concerns this agent.' }),
-  stream: z.enum(['stdout', 'stderr'], { error: 'must be stdout or stderr' }).optional(),
-  follow: z.enum(['true', 'false'], { error: 'must be true or false' }).optional(),
-  format: z.enum(['json', 'text'], { error: 'must be json or text' }).optional(),
-}).refine(({ follow, format }) => follow !== 'true' || format !== 'text', { path: ['format'], error: 'must be json with follow=true: a stream is of events' });
+export const LogsQuery = z
+  .object({
+    tail: z
+      .string()
+      .regex(/^\d{1,9}$/, TAIL)
+      .transform(Number)
+      .refine((tail) => tail <= MAX_TAIL, TAIL)
+      .optional()
+      .openapi({ description: 'Lines from the end; 100 unless told.' }),
+    since: Since.optional().openapi({ description: 'RFC 3339, Unix seconds, or a time ago: 90s, 10m, 2h, 1d.' }),
+    agent: z.string().max(64).optional().openapi({ description: 'Only what concerns this agent.' }),
+    stream: z.enum(['stdout', 'stderr'], { error: 'must be stdout or stderr' }).optional(),
+    follow: z.enum(['true', 'false'], { error: 'must be true or false' }).optional(),
+    format: z.enum(['json', 'text'], { error: 'must be json or text' }).optional(),
+  })
+  .refine(({ follow, format }) => follow !== 'true' || format !== 'text', {
+    path: ['format'],
+    error: 'must be json with follow=true: a stream is of events',
+  });
 
 export const LogLine = z
   .object({

@@ -57,7 +57,11 @@ export class Logs {
       bus: this.#bus,
       sources: async () => ((await this.#exists(userId, wish.agent)) ? this.#sources(userId, wish.agent) : undefined),
       open: (instance: string, sinceMs: number | undefined, cut: AbortSignal) =>
-        this.#runtime.logs(instance, { follow: true, tail: MAX_TAIL, ...optional({ ...wish, sinceMs: sinceMs ?? wish.sinceMs }) }, cut),
+        this.#runtime.logs(
+          instance,
+          { follow: true, tail: MAX_TAIL, ...optional({ ...wish, sinceMs: sinceMs ?? wish.sinceMs }) },
+          cut,
+        ),
       wanted: (line: LogLine) => agent === undefined || line.agent === agent,
       reader,
     };
@@ -118,5 +122,8 @@ export class Logs {
 }
 
 function optional(wish: LogsWish): { since?: number; stream?: 'stdout' | 'stderr' } {
-  return { ...(wish.sinceMs === undefined ? {} : { since: wish.sinceMs }), ...(wish.stream === undefined ? {} : { stream: wish.stream }) };
+  return {
+    ...(wish.sinceMs === undefined ? {} : { since: wish.sinceMs }),
+    ...(wish.stream === undefined ? {} : { stream: wish.stream }),
+  };
 }

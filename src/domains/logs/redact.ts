@@ -5,10 +5,16 @@
 const SECRETS: [RegExp, string][] = [
   [/berth_(?:adm|usr|agt)_[0-9a-z]{26}_[A-Za-z0-9_-]{20,}/g, '[redacted key]'],
   [/\b(?:sk|pk|rk)-[A-Za-z0-9_-]{16,}/g, '[redacted key]'],
-  [/\b(?:gh[opsu]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|xox[abposr]-[A-Za-z0-9-]{10,}|AKIA[0-9A-Z]{16}|AIza[A-Za-z0-9_-]{35}|glpat-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{30,})/g, '[redacted key]'],
+  [
+    /\b(?:gh[opsu]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|xox[abposr]-[A-Za-z0-9-]{10,}|AKIA[0-9A-Z]{16}|AIza[A-Za-z0-9_-]{35}|glpat-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{30,})/g,
+    '[redacted key]',
+  ],
   [/(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*/g, '[redacted token]'],
   [/\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{12,}/gi, '$1 [redacted]'],
-  [/((?:password|passwd|secret|token|(?:api|access|private)[_-]?key)\\?["']?\s*[:=]\s*\\?["']?)[^\s"',;\\]{6,}/gi, '$1[redacted]'],
+  [
+    /((?:password|passwd|secret|token|(?:api|access|private)[_-]?key)\\?["']?\s*[:=]\s*\\?["']?)[^\s"',;\\]{6,}/gi,
+    '$1[redacted]',
+  ],
   [/(\/\/[^\s/:@]+:)[^\s/@]+@/g, '$1[redacted]@'],
 ];
 

@@ -6,7 +6,10 @@ const Tokens = z.object({
   prompt_tokens: z.number().int(),
   completion_tokens: z.number().int(),
   total_tokens: z.number().int(),
-  counted_tokens: z.number().int().openapi({ description: 'Of the total, tokens that Berth counted because the provider gave no figures.' }),
+  counted_tokens: z
+    .number()
+    .int()
+    .openapi({ description: 'Of the total, tokens that Berth counted because the provider gave no figures.' }),
 });
 
 export const UsageAnswer = z
