@@ -244,6 +244,15 @@ describe('a conversation', () => {
     expect(answers.map(({ status }) => status)).toEqual([404, 404, 404]);
   });
 
+  test('has its turns one after the other, however many are asked for at once', async () => {
+    const { conversation_id } = (await chat(say('first'))).json;
+    const answers = await Promise.all(['/slow 3 50', 'b', 'c'].map((content) => chat(say(content, { conversation_id }))));
+    expect(answers.map(({ status }) => status)).toEqual([200, 200, 200]);
+    const earlier = (await history({ conversation_id })).split(' | ');
+    expect(earlier[0]).toBe('first');
+    expect(earlier.slice(1).toSorted()).toEqual(['/slow 3 50', 'b', 'c']);
+  });
+
   test('may begin with earlier messages', async () => {
     const messages = [
       { role: 'system', content: 'be brief' },
