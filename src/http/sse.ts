@@ -161,6 +161,7 @@ class OutgoingStream implements TextSink {
     clearInterval(this.#keepAlive);
     if (this.signal.aborted) return;
     this.#pending += lastWords;
+    this.#outgoing.socket?.cork(); // so that the last words and the end leave together; ending the response uncorks
     this.#put();
     this.#outgoing.end();
   }
