@@ -217,7 +217,8 @@ function sessionOptions(limits: LinkLimits): StrictSessionOptions {
     maxReservedRemoteStreams: 0,
     maxHeaderListPairs: 64,
     maxOutstandingPings: 2,
-    maxSessionMemory: 8,
+    // Room for a piece of body and a window on each of 256 streams.
+    maxSessionMemory: 32,
     maxSessionInvalidFrames: 10,
     maxSessionRejectedStreams: 10,
   };

@@ -14,6 +14,9 @@ export interface ExchangeMeter {
   isLost(): boolean;
 }
 
+/** Larger bodies are handed to HTTP/2 piece by piece, as the peer takes them. */
+const PIECE_BYTES = 64 * 1024;
+
 const { NGHTTP2_CANCEL, NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM } = http2.constants;
 
 /** Carries one request over its HTTP/2 stream: sends the body, waits for the headers, hands over the response's body. */
@@ -112,14 +115,20 @@ class ResponseBody extends Readable {
 function send(stream: ClientHttp2Stream, body: LinkRequest['body'], cut: (error: unknown) => void): void {
   if (body === undefined) return;
   if (typeof body === 'string' || Buffer.isBuffer(body)) {
-    stream.end(body);
-    return;
+    const bytes = Buffer.from(body);
+    if (bytes.length <= PIECE_BYTES) return void stream.end(bytes);
+    // All of it at once would count against the session's memory: every stream of the link would then fail.
+    return send(stream, Readable.from(pieces(bytes), { objectMode: false }), cut);
   }
   // Not `pipeline`: it destroys the stream from inside `close` (on `aborted`), after which Node 20 writes empty DATA frames for
   // ever and the whole process hangs.
   body.once('error', cut);
   stream.once('close', () => body.destroy());
   body.pipe(stream);
+}
+
+function* pieces(bytes: Buffer): Generator<Buffer> {
+  for (let at = 0; at < bytes.length; at += PIECE_BYTES) yield bytes.subarray(at, at + PIECE_BYTES);
 }
 
 /** A peer refuses streams that it has not looked at, as when it is going away (RFC 9113, 8.7). */

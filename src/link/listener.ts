@@ -150,10 +150,12 @@ export class InstanceListener {
   }
 
   #onConnection(socket: Socket): void {
+    // Accepted before the socket was taken away.
+    if (this.#relisten) return void socket.destroy();
     this.#sockets.set(socket, new SocketMeter(socket, () => this.#onTiny()));
     socket.once('close', () => this.#forget(socket));
     socket.on('error', () => socket.destroy());
-    if (!this.#conduct.connections.take()) this.#punish('opened connections without end');
+    if (!this.#conduct.connections.take()) this.#shut('opened connections without end');
   }
 
   /** What the parser refuses, and headers or bodies that did not end in time. */
@@ -264,13 +266,15 @@ export class InstanceListener {
     return this.#tokenDigest.length === digest.length && timingSafeEqual(digest, this.#tokenDigest);
   }
 
-  /** Refusing costs time too: an instance that goes on and on finds no socket for the time of its penalty. */
   #countRefusal(): void {
-    if (this.#closed || this.#relisten || this.#conduct.refusals.take()) return;
-    const lengthMs = this.#punish('kept calling after it was refused');
-    void this.#unlisten().catch((error: unknown) =>
-      this.#options.log.error({ err: error }, 'could not take down an instance socket'),
-    );
+    if (!this.#conduct.refusals.take()) this.#shut('kept calling after it was refused');
+  }
+
+  /** Refusing costs time too: an instance that goes on and on finds no socket for the time of its penalty. */
+  #shut(reason: string): void {
+    if (this.#closed || this.#relisten) return;
+    const lengthMs = this.#punish(reason);
+    void this.#unlisten().catch((error: unknown) => this.#options.log.error({ err: error }, 'could not take down an instance socket'));
     this.#relisten = setTimeout(() => {
       this.#relisten = undefined;
       this.listen().catch((error: unknown) => this.#options.log.error({ err: error }, 'could not listen again'));
