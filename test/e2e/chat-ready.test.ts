@@ -1,3 +1,4 @@
+import { sql } from 'kysely';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { startApp, type TestApp } from '../support/app.js';
 import { EventReader } from '../support/event-reader.js';
@@ -191,4 +192,34 @@ describe('a turn that the instance refuses', () => {
     app.gateways.script = undefined;
     expect((await chat()).status).toBe(200);
   });
+});
+
+test('an agent deleted while a turn waits for it: not found', async () => {
+  await agentThatDoesNotDial();
+  const reader = await stream();
+  await reader.first('waiting');
+  expect((await app.call('DELETE', '/api/v1/agents/a', { key: user.key })).status).toBe(202);
+  await reader.end();
+  expect((await reader.first('error')).data).toMatchObject({ code: 'not_found', error: 'agent not found' });
+});
+
+test('a turn that cannot be written down does not run on', async () => {
+  await app.agent(user, 'a');
+  await app.ready(user);
+  let reset = false;
+  app.gateways.script = (_request, response) => {
+    response.stream.on('close', () => (reset = true));
+    response.write(textChunk('unheard'));
+  };
+  const { db } = app.database;
+  await sql`alter table turns rename to turns_gone`.execute(db);
+  try {
+    const answer = await chat();
+    expect([answer.status, answer.json.error]).toEqual([500, 'internal server error']);
+    await until(() => reset, 'the gateway to be told');
+  } finally {
+    await sql`alter table turns_gone rename to turns`.execute(db);
+  }
+  app.gateways.script = undefined;
+  expect((await chat()).status).toBe(200);
 });

@@ -213,6 +213,17 @@ describe('a stream', () => {
   });
 });
 
+test('a gateway that dies in the midst of a turn: the client is told, and the next turn waits for the next gateway', async () => {
+  const other = await app.user();
+  await app.agent(other, 'a');
+  await app.ready(other);
+  const body = say('/tool shell {"command":"kill -9 $PPID"}');
+  const reader = await (await EventReader.open(`${app.url}/api/v1/agents/a/chat/stream`, { key: other.key, body })).end();
+  expect((await reader.first('error')).data).toMatchObject({ code: 'unavailable' });
+  const next = await app.post('/api/v1/agents/a/chat', other.key, say('hello again'));
+  expect([next.status, next.json.message], next.text).toEqual([200, 'You said: hello again']);
+});
+
 describe('a conversation', () => {
   const history = async (more: object, options = {}) => (await chat(say('/history', more), options)).json.message;
 

@@ -134,6 +134,16 @@ describe('the official openai client', () => {
     );
   });
 
+  test('with a user that is new, many at once: one conversation', async () => {
+    const ask = (content: string) => client.chat.completions.create({ ...say(content), user: 'crowd' });
+    await Promise.all(['a', 'b', 'c', 'd'].map(ask));
+    expect(
+      text(await ask('/history'))
+        ?.split(' | ')
+        .toSorted(),
+    ).toEqual(['a', 'b', 'c', 'd']);
+  });
+
   test('passes its sampling on, and refuses what an agent cannot do by the name of the field', async () => {
     expect(
       text(
