@@ -194,6 +194,26 @@ describe('a turn that the instance refuses', () => {
   });
 });
 
+test('an engine that does not answer: said while waiting, and at the end of it', async () => {
+  app.engine.goDown();
+  try {
+    await app.agent(user, 'a');
+    const reader = await (await stream()).end();
+    const reasons = reader.events.filter(({ event }) => event === 'waiting').map(({ data }) => data.reason);
+    expect(reasons.at(-1)).toContain('engine');
+    expect((await reader.first('error')).data).toMatchObject({
+      code: 'unavailable',
+      error: expect.stringMatching(/not ready after 1.5 s: .*engine/),
+    });
+    const logs = await app.get('/api/v1/logs', user.key);
+    expect([logs.status, logs.json.code]).toEqual([503, 'unavailable']);
+  } finally {
+    app.engine.comeBack();
+  }
+  await app.ready(user);
+  expect((await chat()).status).toBe(200);
+});
+
 test('an agent deleted while a turn waits for it: not found', async () => {
   await agentThatDoesNotDial();
   const reader = await stream();

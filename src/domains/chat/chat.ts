@@ -49,6 +49,8 @@ interface Wait {
   deadline: number;
   signal: AbortSignal;
   onWaiting: OnWaiting | undefined;
+  /** The reason that was given last; undefined before any was. */
+  said: string | null | undefined;
 }
 
 /** How often a waiting turn looks without having been told of a change. */
@@ -72,12 +74,12 @@ export class Chat {
   }
 
   /**
-   * Waits for the agent where it is not ready (`onWaiting` is told once), at most `readyTimeoutMs`, then `unavailable`; writes the journal and
+   * Waits for the agent where it is not ready (`onWaiting` is told, and again when the reason changes), at most `readyTimeoutMs`, then `unavailable`; writes the journal and
    * asks the gateway. A turn that the gateway has surely not begun, as where its link had just closed, is asked for again in that time; one
    * that may have begun never is. Aborting `signal` cancels the turn all the way to the provider, now and while it runs.
    */
   async begin(prepared: PreparedTurn, signal: AbortSignal, onWaiting?: OnWaiting): Promise<RunningTurn> {
-    const wait: Wait = { deadline: performance.now() + this.#options.readyTimeoutMs, signal, onWaiting };
+    const wait: Wait = { deadline: performance.now() + this.#options.readyTimeoutMs, signal, onWaiting, said: undefined };
     let instanceId = await this.#reach(prepared, wait);
     const opened = this.#openJournal(prepared);
     // A turn without a row in the journal must not go on: the signal that the gateway gets is one that can say so.
@@ -168,8 +170,8 @@ export class Chat {
       const route = await agents.route(prepared.userId, prepared.route.agentId);
       const instanceId = this.#reachable(route);
       if (instanceId !== undefined) return instanceId;
-      await wait.onWaiting?.(route.reason);
-      wait.onWaiting = undefined;
+      if (wait.said !== route.reason) await wait.onWaiting?.(route.reason);
+      wait.said = route.reason;
       const leftMs = wait.deadline - performance.now();
       if (leftMs <= 0) {
         const why = route.reason === null ? '' : `: ${route.reason}`;
