@@ -84,12 +84,19 @@ export async function revokePrimaryKey(db: Db, userId: string, agentId: string):
   return rows.map((row) => row.id);
 }
 
-export async function findAgent(db: Db, userId: string, agent: string) {
+/** The user, unless on the way out, which waits until the end of the transaction. */
+export async function holdUser(db: Db, userId: string) {
+  return db.selectFrom('users').select('id').where('id', '=', userId).where('deleting_at', 'is', null).forShare().executeTakeFirst();
+}
+
+/** Holds the agent until the end of the transaction: it stays, and of two rotations of its key one waits for the other. */
+export async function lockAgent(db: Db, userId: string, agent: string) {
   return db
     .selectFrom('agents')
-    .select(['id', 'name'])
+    .select('id')
     .where('user_id', '=', userId)
     .where((eb) => eb.or([eb('name', '=', agent), eb('id', '=', agent)]))
+    .forNoKeyUpdate()
     .executeTakeFirst();
 }
 

@@ -69,8 +69,9 @@ export class ApiKeys {
   }
 
   async create(userId: string, wish: CreateUserKey, caller: Caller, requestId: string): Promise<NewKeyAnswer> {
-    const agentId = await this.#agentOf(userId, wish);
     return this.#db.transaction().execute(async (trx) => {
+      if (!(await store.holdUser(trx, userId))) throw new AppError('not_found', 'user not found');
+      const agentId = await this.#agentOf(trx, userId, wish);
       const key = await this.insert(trx, {
         kind: agentId === null ? 'user' : 'agent',
         userId,
@@ -112,6 +113,7 @@ export class ApiKeys {
   /** Revokes the agent's own key and makes another; the old one is dead when this returns. */
   async rotate(userId: string, agentId: string, caller: Caller, requestId: string): Promise<NewKeyAnswer> {
     const { key, revoked } = await this.#db.transaction().execute(async (trx) => {
+      if (!(await store.lockAgent(trx, userId, agentId))) throw new AppError('not_found', 'agent not found');
       const dead = await store.revokePrimaryKey(trx, userId, agentId);
       const made = await this.insert(trx, { kind: 'agent', userId, agentId, name: 'primary', primary: true });
       await appendEvent(trx, userId, { type: 'key.rotated', actor: actorOf(caller), requestId, payload: { agent_id: agentId, key_id: made.id } });
@@ -148,7 +150,7 @@ export class ApiKeys {
     await store.deleteKeys(trx, userId);
   }
 
-  async #agentOf(userId: string, wish: CreateUserKey): Promise<string | null> {
+  async #agentOf(trx: Transaction<Schema>, userId: string, wish: CreateUserKey): Promise<string | null> {
     const kind = wish.kind ?? (wish.agent === undefined ? 'user' : 'agent');
     if (kind === 'user') {
       if (wish.agent === undefined) return null;
@@ -157,7 +159,7 @@ export class ApiKeys {
     if (wish.agent === undefined) {
       throw new AppError('invalid_request', 'an agent key needs an agent', { fields: [{ path: 'agent', message: 'is required for an agent key' }] });
     }
-    const agent = await store.findAgent(this.#db, userId, wish.agent);
+    const agent = await store.lockAgent(trx, userId, wish.agent);
     if (!agent) throw new AppError('not_found', 'agent not found');
     return agent.id;
   }
