@@ -37,9 +37,12 @@ export async function countAgents(db: Db, userId: string): Promise<number> {
   return Number(row.n);
 }
 
-/** Holds the user's row until the end of the transaction, so that two creates count one after the other. */
+/**
+ * Holds the user's row until the end of the transaction, so that changes to its agents follow one another: first of all locks, or two changes
+ * could wait for each other. Not `for update`, which would make every row that refers to the user wait, the reconciler's events among them.
+ */
 export async function lockUser(db: Db, userId: string) {
-  return db.selectFrom('users').select(['id', 'name', 'tier']).where('id', '=', userId).where('deleting_at', 'is', null).forUpdate().executeTakeFirst();
+  return db.selectFrom('users').select(['id', 'name', 'tier']).where('id', '=', userId).where('deleting_at', 'is', null).forNoKeyUpdate().executeTakeFirst();
 }
 
 export async function insertAgent(db: Db, userId: string, row: Omit<Insertable<AgentsTable>, 'user_id'>): Promise<void> {
@@ -57,9 +60,8 @@ export async function updateAgent(db: Db, userId: string, agentId: string, value
   return (await query.returning('id').executeTakeFirst()) !== undefined;
 }
 
-export async function deleteAgent(db: Db, userId: string, agentId: string): Promise<boolean> {
-  const row = await db.deleteFrom('agents').where('user_id', '=', userId).where('id', '=', agentId).returning('id').executeTakeFirst();
-  return row !== undefined;
+export async function deleteAgent(db: Db, userId: string, agentId: string): Promise<void> {
+  await db.deleteFrom('agents').where('user_id', '=', userId).where('id', '=', agentId).execute();
 }
 
 export async function deleteAllAgents(db: Db, userId: string): Promise<void> {

@@ -59,13 +59,16 @@ export class Agents {
       await this.#makeRoom(trx, userId, wishes.length);
       const created: { id: string; key: string; deploymentId: string }[] = [];
       for (const wish of wishes) created.push(await this.#insert(trx, userId, wish));
+      // Read before the commit: after it, a failure would lose keys that are shown this once.
+      const answers: NewAgentAnswer[] = [];
+      for (const { id, key } of created) answers.push({ ...answerOf(await this.#find(trx, userId, id)), api_key: key });
       for (const { id, deploymentId } of created) {
         await appendEvent(trx, userId, { type: 'agent.created', actor: actorOf(caller), requestId, payload: { agent_id: id, deployment_id: deploymentId } });
       }
-      return created;
+      return answers;
     });
-    for (const id of new Set(made.map((one) => one.deploymentId))) this.#options.deployments.announce(id);
-    return Promise.all(made.map(async ({ id, key }) => ({ ...(await this.get(userId, id)), api_key: key })));
+    for (const id of new Set(made.map((one) => one.deployment_id))) this.#options.deployments.announce(id);
+    return made;
   }
 
   async list(userId: string, page: PageRequest): Promise<Page<AgentAnswer>> {
@@ -75,30 +78,36 @@ export class Agents {
 
   /** By name or id. */
   async get(userId: string, agent: string): Promise<AgentAnswer> {
-    return answerOf(await this.#find(userId, agent));
+    return answerOf(await this.#find(this.#db, userId, agent));
   }
 
   /** `version`: the caller's guard; `precondition_failed` when the agent has moved on since. */
   async update(userId: string, agent: string, wish: UpdateAgent, version: number | undefined, caller: Caller, requestId: string): Promise<AgentAnswer> {
     if (wish.model !== undefined) this.#options.checkModel(wish.model);
-    const row = await this.#find(userId, agent);
-    await this.#db.transaction().execute(async (trx) => {
+    const changed = await this.#db.transaction().execute(async (trx) => {
+      await this.#lockUser(trx, userId);
+      const row = await this.#find(trx, userId, agent);
       const configVersion = await this.#options.deployments.changed(trx, userId, row.deployment_id);
       const held = await store.updateAgent(trx, userId, row.id, { ...wish, config_version: configVersion }, version);
       if (!held) throw new AppError('precondition_failed', 'the agent has changed since that version');
+      const answer = await this.#find(trx, userId, row.id);
       await appendEvent(trx, userId, { type: 'agent.updated', actor: actorOf(caller), requestId, payload: { agent_id: row.id, fields: Object.keys(wish) } });
+      return answer;
     });
-    this.#options.deployments.announce(row.deployment_id);
-    return this.get(userId, row.id);
+    this.#options.deployments.announce(changed.deployment_id);
+    return answerOf(changed);
   }
 
   /** The agent is gone when this returns; its workspace goes with the next word to its gateway. */
   async delete(userId: string, agent: string, caller: Caller, requestId: string): Promise<{ id: string; name: string }> {
-    const row = await this.#find(userId, agent);
-    await this.#db.transaction().execute(async (trx) => {
-      if (!(await store.deleteAgent(trx, userId, row.id))) throw new AppError('not_found', 'agent not found');
-      await this.#options.deployments.agentLeft(trx, userId, row.deployment_id);
-      await appendEvent(trx, userId, { type: 'agent.deleted', actor: actorOf(caller), requestId, payload: { agent_id: row.id } });
+    const row = await this.#db.transaction().execute(async (trx) => {
+      // One after the other, or none of two deletions would be the last one, and a create could move in as the place is given up.
+      await this.#lockUser(trx, userId);
+      const found = await this.#find(trx, userId, agent);
+      await store.deleteAgent(trx, userId, found.id);
+      await this.#options.deployments.agentLeft(trx, userId, found.deployment_id);
+      await appendEvent(trx, userId, { type: 'agent.deleted', actor: actorOf(caller), requestId, payload: { agent_id: found.id } });
+      return found;
     });
     this.#options.bus.publish('agent', row.id);
     this.#options.deployments.announce(row.deployment_id);
@@ -107,7 +116,7 @@ export class Agents {
 
   /** The agent's new key; the old one is dead when this returns. */
   async rotateKey(userId: string, agent: string, caller: Caller, requestId: string): Promise<{ agent: string; api_key: string }> {
-    const row = await this.#find(userId, agent);
+    const row = await this.#find(this.#db, userId, agent);
     const key = await this.#options.keys.rotate(userId, row.id, caller, requestId);
     return { agent: row.name, api_key: key.api_key };
   }
@@ -151,8 +160,7 @@ export class Agents {
   }
 
   async #makeRoom(trx: Transaction<Schema>, userId: string, more: number): Promise<void> {
-    const user = await store.lockUser(trx, userId);
-    if (!user) throw new AppError('not_found', 'user not found');
+    const user = await this.#lockUser(trx, userId);
     const tier = await this.#options.tiers.getIn(trx, user.tier);
     const have = await store.countAgents(trx, userId);
     if (have + more <= tier.max_agents) return;
@@ -184,8 +192,14 @@ export class Agents {
     return { id, key: key.api_key, deploymentId: place.deploymentId };
   }
 
-  async #find(userId: string, agent: string): Promise<store.AgentRow> {
-    const row = await store.findAgent(this.#db, userId, agent);
+  async #lockUser(trx: Transaction<Schema>, userId: string) {
+    const user = await store.lockUser(trx, userId);
+    if (!user) throw new AppError('not_found', 'user not found');
+    return user;
+  }
+
+  async #find(db: Kysely<Schema>, userId: string, agent: string): Promise<store.AgentRow> {
+    const row = await store.findAgent(db, userId, agent);
     if (!row) throw new AppError('not_found', 'agent not found');
     return row;
   }
