@@ -56,7 +56,9 @@ export class GatewayClient {
       signal,
     });
     const text = await readCapped(response.body, CONFIG_TIMEOUT_MS);
-    if (response.status !== 200) throw new AppError('upstream_error', `the gateway refused its configuration: ${messageIn(text)}`);
+    if (response.status !== 200)
+      throw new AppError('upstream_error', `the gateway refused its configuration: ${messageIn(text)}`);
+    if (versionIn(text) !== config.version) throw new AppError('upstream_error', 'the gateway did not confirm its configuration');
   }
 
   /** Asks the gateway whether it lives and serves that agent; answers the milliseconds that took. */
@@ -65,7 +67,8 @@ export class GatewayClient {
     const response = await this.#link(instanceId).request({ method: 'GET', path: '/v1/models', timeoutMs: PING_TIMEOUT_MS });
     const text = await readCapped(response.body, PING_TIMEOUT_MS);
     if (response.status !== 200) throw new AppError('unavailable', `the gateway answered ${response.status}`);
-    if (!modelIds(text).includes(`openclaw/${agent}`)) throw new AppError('unavailable', 'the gateway does not serve this agent yet');
+    if (!modelIds(text).includes(`openclaw/${agent}`))
+      throw new AppError('unavailable', 'the gateway does not serve this agent yet');
     return performance.now() - begun;
   }
 
@@ -122,6 +125,15 @@ function messageIn(text: string): string {
   return 'its answer was not understood';
 }
 
+/** The version that a gateway says it has applied. */
+function versionIn(text: string): unknown {
+  try {
+    return (JSON.parse(text) as { version?: unknown } | null)?.version;
+  } catch {
+    return undefined;
+  }
+}
+
 function modelIds(text: string): string[] {
   try {
     const parsed = JSON.parse(text) as { data?: { id?: unknown }[] };
@@ -134,11 +146,15 @@ function modelIds(text: string): string[] {
 async function readCapped(body: Readable, timeoutMs: number): Promise<string> {
   const chunks: Buffer[] = [];
   let bytes = 0;
-  const timer = setTimeout(() => body.destroy(new AppError('timeout', 'the gateway stopped in the midst of its answer')), timeoutMs);
+  const timer = setTimeout(
+    () => body.destroy(new AppError('timeout', 'the gateway stopped in the midst of its answer')),
+    timeoutMs,
+  );
   try {
     for await (const chunk of body as AsyncIterable<Buffer>) {
       bytes += chunk.length;
-      if (bytes > ANSWER_LIMIT_BYTES) throw new AppError('upstream_error', `the gateway's answer is longer than ${ANSWER_LIMIT_BYTES} bytes`);
+      if (bytes > ANSWER_LIMIT_BYTES)
+        throw new AppError('upstream_error', `the gateway's answer is longer than ${ANSWER_LIMIT_BYTES} bytes`);
       chunks.push(chunk);
     }
     return Buffer.concat(chunks).toString('utf8');
