@@ -158,7 +158,8 @@ export class Reconciler {
 
   /** Counts a failure, says why in plain words, and answers when to try again. */
   async #failed(lease: Lease, leased: Leased, progress: Progress, reason: string, cause?: unknown): Promise<number> {
-    const steady = (leased.instance?.started_ms_ago ?? 0) >= STEADY_MS;
+    // A long life forgives what was before it, but not that it fails again and again now.
+    const steady = (leased.instance?.started_ms_ago ?? 0) >= STEADY_MS && leased.deployment.state !== 'failing';
     const attempts = steady ? 1 : leased.deployment.attempts + 1;
     this.#options.log.warn({ deployment: lease.deploymentId, attempts, err: cause }, `deployment failed: ${reason}`);
     const { stages } = leased.deployment;
