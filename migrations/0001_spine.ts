@@ -105,6 +105,7 @@ const STATEMENTS = [
     token_digest text not null,
     applied_version integer not null default 0,
     started_at timestamptz,
+    runtime_started_at bigint,
     created_at timestamptz not null default now(),
     ended_at timestamptz,
     end_reason text,

@@ -104,7 +104,8 @@ export class Apply {
       if (error instanceof AppError && error.code === 'unprocessable') await this.#hands.runtime.remove(instance.name);
       throw error;
     }
-    await this.#hands.work.updateInstance(lease, instance.id, { started: true });
+    const runtimeAtMs = (await this.#hands.runtime.inspect(instance.name))?.startedAt;
+    await this.#hands.work.updateInstance(lease, instance.id, { started: { runtimeAtMs } });
     return 'again';
   }
 

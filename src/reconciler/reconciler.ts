@@ -130,6 +130,7 @@ export class Reconciler {
         specHash: instance.spec_hash,
         appliedVersion: instance.applied_version,
         startedMsAgo: instance.started_ms_ago ?? undefined,
+        runtimeStartedAtMs: instance.runtime_started_at === null ? undefined : Number(instance.runtime_started_at),
       },
       observed: observed && instance && observed.instanceId === instance.id ? observed : undefined,
       ...this.#lookAtLink(instance?.id),

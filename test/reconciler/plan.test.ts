@@ -6,9 +6,9 @@ const observed = (more: Partial<Observed> = {}): Observed => ({
   name: 'n', runtimeId: 'r', instanceId: 'ins', deploymentId: 'dep', generation: 1, state: 'running', createdAt: 0, ...more,
 });
 const settled: Situation = {
-  desired: 'running', specHash: 'a', configVersion: 3, instance: { specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000 }, observed: observed(), linkUp: true, unlinkedMs: 0,
+  desired: 'running', specHash: 'a', configVersion: 3, instance: { specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000, runtimeStartedAtMs: 500 }, observed: observed({ startedAt: 500 }), linkUp: true, unlinkedMs: 0,
 };
-const instance = (more: object) => ({ specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000, ...more });
+const instance = (more: object) => ({ specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000, runtimeStartedAtMs: 500, ...more });
 
 describe('the plan', () => {
   test.each<[string, Partial<Situation>, object]>([
@@ -19,6 +19,7 @@ describe('the plan', () => {
     ['runs without a link: waited for', { linkUp: false }, { do: 'connect' }],
     ['runs without a link for too long: ended', { linkUp: false, unlinkedMs: CONNECT_TIMEOUT_MS }, { do: 'end', failed: true }],
     ['runs for long, but its link was lost only now: waited for', { linkUp: false, instance: instance({ startedMsAgo: 3_600_000 }) }, { do: 'connect' }],
+    ['was restarted from outside: noted, and told everything again', { observed: observed({ startedAt: 700 }) }, { do: 'start' }],
     ['knows an older config: told', { configVersion: 4 }, { do: 'configure' }],
     ['all as wished: settled', {}, { do: 'settle' }],
     ['paused: thawed', { observed: observed({ state: 'paused' }), linkUp: false }, { do: 'unpause' }],

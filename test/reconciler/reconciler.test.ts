@@ -97,6 +97,23 @@ describe('the reconciler', () => {
     expect(waits.at(-1)).toBeGreaterThan(waits[0] ?? 0);
   });
 
+  test('a container that was restarted from outside is told its agents again', async () => {
+    const app = await start();
+    const { user, instance, name } = await settled(app);
+    const outside = new FakeRuntime({ installationId: app.installation.id, engine: app.engine, onStart: (spec, process) => app.gateways.begin(spec, process) });
+    app.gateways.configs.clear();
+    // So quickly that Berth sees it run before and after.
+    app.engine.delay('inspect', 300);
+    await outside.stop(name, 0);
+    await outside.start(name);
+    app.engine.delay('inspect', 0);
+    await until(() => app.gateways.configs.size > 0, 'the gateway to be told');
+    await app.ready(user);
+    const answer = await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: 'hi' }] });
+    expect(answer.status, answer.text).toBe(200);
+    expect(instance.id).toBeTruthy();
+  });
+
   test('an instance that cannot start as it was made is made anew', async () => {
     const app = await start();
     app.engine.fail('start', { error: new AppError('unprocessable', 'its link folder is missing') });

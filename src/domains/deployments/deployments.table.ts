@@ -62,6 +62,8 @@ export interface InstancesTable {
   /** The config version its gateway has confirmed. */
   applied_version: Generated<number>;
   started_at: Date | null;
+  /** When the runtime says that it began to run: another time means that it was restarted from outside and knows nothing any more. */
+  runtime_started_at: string | number | null;
   created_at: Generated<Date>;
   ended_at: Date | null;
   end_reason: string | null;

@@ -115,20 +115,20 @@ export async function insertInstanceAcrossTenants(
   db: Db,
   row: { id: string; deployment_id: string; user_id: string; generation: number; name: string; spec_hash: string; token_digest: string },
 ): Promise<void> {
-  await db.insertInto('instances').values({ ...row, started_at: null, ended_at: null, end_reason: null }).execute();
+  await db.insertInto('instances').values({ ...row, started_at: null, runtime_started_at: null, ended_at: null, end_reason: null }).execute();
 }
 
 export async function updateInstanceAcrossTenants(
   db: Db,
   instanceId: string,
-  values: { token_digest?: string; applied_version?: number; started?: true; ended?: string },
+  values: { token_digest?: string; applied_version?: number; started?: { runtimeAtMs: number | undefined }; ended?: string },
 ): Promise<void> {
   const { started, ended, ...rest } = values;
   await db
     .updateTable('instances')
     .set({
       ...rest,
-      ...(started ? { started_at: sql<Date>`now()` } : {}),
+      ...(started ? { started_at: sql<Date>`now()`, runtime_started_at: started.runtimeAtMs ?? null, applied_version: 0 } : {}),
       ...(ended === undefined ? {} : { ended_at: sql<Date>`now()`, end_reason: ended }),
     })
     .where('id', '=', instanceId)
