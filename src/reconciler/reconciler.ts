@@ -55,7 +55,7 @@ export class Reconciler {
     this.#loops = [
       this.#passes,
       new Loop({ name: 'sweep', everyMs: options.sweepEveryMs ?? 30_000, run: () => this.#sweep.run() }, log),
-      new Loop({ name: 'renew leases', everyMs: RENEW_EVERY_MS, run: () => work.renew() }, log),
+      new Loop({ name: 'renew leases', everyMs: RENEW_EVERY_MS, run: () => work.renew([...this.#busy.keys()]) }, log),
     ];
   }
 
@@ -79,11 +79,16 @@ export class Reconciler {
     const free = (this.#options.concurrency ?? 8) - this.#busy.size;
     if (free <= 0 || this.#stop.signal.aborted) return;
     for (const lease of await this.#options.work.claim(free)) {
-      const done = this.#workOn(lease).finally(() => {
-        this.#busy.delete(lease.deploymentId);
-        this.#passes.wake();
-      });
-      this.#busy.set(lease.deploymentId, done);
+      const { deploymentId } = lease;
+      // Lost and won again, as after a long sleep of the machine: what this process still does under the old lease ends first.
+      const before = this.#busy.get(deploymentId) ?? Promise.resolve();
+      const done = before
+        .then(() => this.#workOn(lease))
+        .finally(() => {
+          if (this.#busy.get(deploymentId) === done) this.#busy.delete(deploymentId);
+          this.#passes.wake();
+        });
+      this.#busy.set(deploymentId, done);
     }
   }
 

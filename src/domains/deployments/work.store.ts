@@ -35,20 +35,12 @@ export async function claimDueAcrossTenants(db: Db, owner: string, limit: number
   return rows.map((row) => ({ deploymentId: row.id, userId: row.user_id, owner, epoch: row.lease_epoch }));
 }
 
-/** Milliseconds until the next deployment falls due; undefined when none will. */
-export async function nextDueInMsAcrossTenants(db: Db): Promise<number | undefined> {
-  const row = await db
-    .selectFrom('deployments')
-    .select(sql<number | null>`extract(epoch from (min(greatest(due_at, coalesce(lease_until, due_at))) - now()))::float8 * 1000`.as('ms'))
-    .where('due_at', 'is not', null)
-    .executeTakeFirst();
-  return row?.ms === null || row?.ms === undefined ? undefined : Math.max(0, row.ms);
-}
-
-export async function renewLeasesAcrossTenants(db: Db, owner: string, leaseS: number): Promise<void> {
+export async function renewLeasesAcrossTenants(db: Db, owner: string, deploymentIds: string[], leaseS: number): Promise<void> {
+  if (deploymentIds.length === 0) return;
   await db
     .updateTable('deployments')
     .set({ lease_until: inSeconds(leaseS) })
+    .where('id', 'in', deploymentIds)
     .where('lease_owner', '=', owner)
     .where('lease_until', '>', sql<Date>`now()`)
     .execute();

@@ -54,13 +54,12 @@ export class DeploymentWork {
     return store.claimDueAcrossTenants(this.#db, this.#processId, limit, LEASE_S);
   }
 
-  nextDueInMs(): Promise<number | undefined> {
-    return store.nextDueInMsAcrossTenants(this.#db);
-  }
-
-  /** Keeps what this process holds; call it well within 10 s. */
-  renew(): Promise<void> {
-    return store.renewLeasesAcrossTenants(this.#db, this.#processId, LEASE_S);
+  /**
+   * Keeps the leases of what this process works on; call it well within 10 s. Only of that: a lease whose claim or release was not answered
+   * must run out, or nobody would ever work on its deployment again.
+   */
+  renew(deploymentIds: string[]): Promise<void> {
+    return store.renewLeasesAcrossTenants(this.#db, this.#processId, deploymentIds, LEASE_S);
   }
 
   /** On a database that only one process can open, every lease found at the start is a dead process's. */
