@@ -41,4 +41,16 @@ describe('leases', () => {
     }
     await close();
   });
+
+  test('a deployment that is to go is not called anything else by a pass that has not seen it', async () => {
+    const { db, bus } = await testDatabase('pglite');
+    await sql`insert into users (id, name, tier, data_key) values ('usr_a', 'a', 'free', '')`.execute(db);
+    await sql`insert into deployments (id, user_id, kind, uid, volume) values ('dep_1', 'usr_a', 'dedicated', 1, 'v')`.execute(db);
+    const work = new DeploymentWork({ db, bus, processId: 'p1' });
+    const [lease] = await work.claim(1);
+    if (!lease) throw new Error('nothing was claimed');
+    await sql`update deployments set desired = 'deleted', state = 'deleting', wish = wish + 1`.execute(db);
+    await work.enter(lease, { state: 'ready', stage: 'ready', stages: [] });
+    expect((await db.selectFrom('deployments').select('state').executeTakeFirstOrThrow()).state).toBe('deleting');
+  });
 });

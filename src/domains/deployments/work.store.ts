@@ -73,16 +73,17 @@ export async function readLeasedAcrossTenants(db: Db, lease: Lease) {
   return { deployment, instance };
 }
 
-/** Sets columns of a leased deployment; answers whether the lease still held. */
+/** Sets columns of a leased deployment; answers whether the lease still held. One that is to go keeps saying so, whatever a pass found before. */
 export async function updateLeasedAcrossTenants(
   db: Db,
   lease: Lease,
   values: { state?: DeploymentState; stage?: Stage; stages?: StageTiming[]; reason?: string | null; attempts?: number; generation?: number },
 ): Promise<boolean> {
-  const { stages, ...rest } = values;
+  const { stages, state, ...rest } = values;
+  const said = state && sql<DeploymentState>`case when desired = 'deleted' then 'deleting' else ${state} end`;
   const row = await db
     .updateTable('deployments')
-    .set({ ...rest, ...(stages ? { stages: JSON.stringify(stages) } : {}), updated_at: sql<Date>`now()` })
+    .set({ ...rest, ...(said ? { state: said } : {}), ...(stages ? { stages: JSON.stringify(stages) } : {}), updated_at: sql<Date>`now()` })
     .where('id', '=', lease.deploymentId)
     .where('lease_owner', '=', lease.owner)
     .where('lease_epoch', '=', lease.epoch)
