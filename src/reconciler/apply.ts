@@ -84,7 +84,7 @@ export class Apply {
     const instance = liveOf(leased);
     const token = randomBytes(32).toString('base64url');
     const digest = createHash('sha256').update(token).digest('hex');
-    if (progress.stage !== 'creating') await work.enter(lease, { state: 'deploying', ...progress.at('creating') });
+    if (progress.running !== 'creating') await work.enter(lease, { state: 'deploying', ...progress.at('creating') });
     await work.updateInstance(lease, instance.id, { token_digest: digest });
     const identity = { instanceId: instance.id, deploymentId: lease.deploymentId, userId: lease.userId };
     const { dir } = await links.open(identity, digest);
@@ -110,7 +110,7 @@ export class Apply {
   }
 
   async #connect(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
-    if (progress.stage !== 'connecting') await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('connecting') });
+    if (progress.running !== 'connecting') await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('connecting') });
     const instanceId = liveOf(leased).id;
     const up = await withDeadline('the link', STAY_MS, (stay) => this.#hands.links.waitFor(instanceId, stay), signal).then(
       () => true,

@@ -11,17 +11,30 @@ export class Progress {
     this.#stages = stages;
   }
 
+  /** The stage that was entered last. */
   get stage(): Stage | undefined {
     return this.#stages.at(-1)?.stage;
+  }
+
+  /** The stage that runs now, if any. */
+  get running(): Stage | undefined {
+    const last = this.#stages.at(-1);
+    return last?.ms === undefined ? last?.stage : undefined;
   }
 
   /** Closes the stage that runs and opens this one; `creating` begins a new list, `ready` takes no time. */
   at(stage: Stage): { stage: Stage; stages: StageTiming[] } {
     const nowMs = this.#clock.now();
-    const closed = this.#stages.map((timing) => (timing.ms === undefined ? { ...timing, ms: Math.max(0, nowMs - Date.parse(timing.started_at)) } : timing));
-    const kept = stage === 'creating' ? [] : closed.filter((timing) => timing.stage !== stage);
+    const kept = stage === 'creating' ? [] : this.close().filter((timing) => timing.stage !== stage);
     const opened: StageTiming = { stage, started_at: new Date(nowMs).toISOString(), ...(stage === 'ready' ? { ms: 0 } : {}) };
     this.#stages = [...kept, opened];
     return { stage, stages: this.#stages };
+  }
+
+  /** Closes the stage that runs: the attempt ended in it. */
+  close(): StageTiming[] {
+    const nowMs = this.#clock.now();
+    this.#stages = this.#stages.map((timing) => (timing.ms === undefined ? { ...timing, ms: Math.max(0, nowMs - Date.parse(timing.started_at)) } : timing));
+    return this.#stages;
   }
 }

@@ -5,7 +5,7 @@ import { type Clock, systemClock } from '../lib/clock.js';
 import { AppError, messageOf } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
 import { Loop } from '../lib/loop.js';
-import { Apply, type Hands, type Next, STEADY_MS } from './apply.js';
+import { Apply, type Hands, STEADY_MS } from './apply.js';
 import { Sweep } from './observe.js';
 import { plan, type Step } from './plan.js';
 import { Progress } from './progress.js';
@@ -22,10 +22,17 @@ export interface ReconcilerOptions extends Hands {
   sweepEveryMs?: number;
 }
 
+/** How a pass ended: after how many milliseconds to look again (never, if undefined), and whether that is the pause after a failure. */
+interface End {
+  dueInMs: number | undefined;
+  failed: boolean;
+}
+
 /** More steps than any real path has: a plan that turns in circles is cut and backed off. */
 const STEPS_AT_MOST = 40;
 const BACKOFF = { firstMs: 500, maxMs: 60_000 };
 const RENEW_EVERY_MS = 3_000;
+const AT_ONCE: End = { dueInMs: 0, failed: false };
 
 /**
  * Makes what is wished true, one safe step after another. It takes no input: each pass claims what is due and works on it; events only say
@@ -96,30 +103,29 @@ export class Reconciler {
     const { work, log } = this.#options;
     try {
       const leased = await work.read(lease);
-      const dueInMs = await this.#toTheEnd(lease, leased);
-      await work.release(lease, leased.deployment.wish, dueInMs);
+      await work.release(lease, leased, await this.#toTheEnd(lease, leased));
     } catch (error) {
       if (error instanceof LeaseLost) return;
       log.error({ deployment: lease.deploymentId, err: error }, `reconciling failed: ${messageOf(error)}`);
     }
   }
 
-  /** Steps until settled, waiting or failed; answers after how many milliseconds to look again. */
-  async #toTheEnd(lease: Lease, first: Leased): Promise<number | undefined> {
+  /** Steps until settled, waiting or failed. */
+  async #toTheEnd(lease: Lease, first: Leased): Promise<End> {
     const progress = new Progress(this.#clock, first.deployment.stages);
     let leased = first;
     try {
       for (let n = 0; n < STEPS_AT_MOST && !this.#stop.signal.aborted; n++) {
         const step = await this.#nextStep(leased);
         const next = await this.#take(step, lease, leased, progress);
-        if (next !== 'again') return next.lookAgainInMs;
+        if (next !== 'again') return next;
         leased = await this.#options.work.read(lease);
       }
-      if (this.#stop.signal.aborted) return 0;
+      if (this.#stop.signal.aborted) return AT_ONCE;
       throw new Error(`no end after ${STEPS_AT_MOST} steps`);
     } catch (error) {
       if (error instanceof LeaseLost) throw error;
-      if (this.#stop.signal.aborted) return 0;
+      if (this.#stop.signal.aborted) return AT_ONCE;
       return this.#failed(lease, leased, progress, reasonOf(error), error);
     }
   }
@@ -154,25 +160,27 @@ export class Reconciler {
     return { linkUp: false, unlinkedMs: now - since };
   }
 
-  async #take(step: Step, lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
-    if (step.do !== 'end') return this.#apply.step(step, lease, leased, progress, this.#stop.signal);
+  async #take(step: Step, lease: Lease, leased: Leased, progress: Progress): Promise<'again' | End> {
+    if (step.do !== 'end') {
+      const next = await this.#apply.step(step, lease, leased, progress, this.#stop.signal);
+      return next === 'again' ? next : { dueInMs: next.lookAgainInMs, failed: false };
+    }
     await this.#apply.end(lease, leased, step.why, step.graceMs);
     if (leased.instance) this.#unlinkedSince.delete(leased.instance.id);
     if (!step.failed) return 'again';
-    return { lookAgainInMs: await this.#failed(lease, leased, progress, step.why) };
+    return this.#failed(lease, leased, progress, step.why);
   }
 
-  /** Counts a failure, says why in plain words, and answers when to try again. */
-  async #failed(lease: Lease, leased: Leased, progress: Progress, reason: string, cause?: unknown): Promise<number> {
+  /** Counts a failure, says why in plain words, and answers the pause before the next attempt. */
+  async #failed(lease: Lease, leased: Leased, progress: Progress, reason: string, cause?: unknown): Promise<End> {
     // A long life forgives what was before it, but not that it fails again and again now.
     const steady = (leased.instance?.started_ms_ago ?? 0) >= STEADY_MS && leased.deployment.state !== 'failing';
     const attempts = steady ? 1 : leased.deployment.attempts + 1;
     this.#options.log.warn({ deployment: lease.deploymentId, attempts, err: cause }, `deployment failed: ${reason}`);
-    const { stages } = leased.deployment;
     const stage = progress.stage ?? 'queued';
     const state = leased.deployment.desired === 'deleted' ? 'deleting' : 'failing';
-    await this.#options.work.enter(lease, { state, stage, stages, reason, attempts }, 'deployment.failed');
-    return backoffMs(attempts, BACKOFF);
+    await this.#options.work.enter(lease, { state, stage, stages: progress.close(), reason, attempts }, 'deployment.failed');
+    return { dueInMs: backoffMs(attempts, BACKOFF), failed: true };
   }
 
   /** What the runtime sees happen makes its deployment due; after a gap everything is looked at. */

@@ -92,12 +92,21 @@ export async function updateLeasedAcrossTenants(
   return row !== undefined;
 }
 
-/** Gives the lease back. Due again after `dueInMs`, never if undefined, and at once if anybody wished something since `seenWish`. */
-export async function releaseAcrossTenants(db: Db, lease: Lease, seenWish: string, dueInMs: number | undefined): Promise<void> {
+/**
+ * Gives the lease back. Due again after `dueInMs`, never if undefined, and at once if there was a reason to look since `seen`. After a failure
+ * only a wish to be gone is such a reason: most of what is seen by then is the failure itself, and would end its pause as it begins.
+ */
+export async function releaseAcrossTenants(
+  db: Db,
+  lease: Lease,
+  seen: { wish: string; desired: 'running' | 'deleted' },
+  { dueInMs, failed }: { dueInMs: number | undefined; failed: boolean },
+): Promise<void> {
   const due = dueInMs === undefined ? sql<Date | null>`null` : inSeconds(dueInMs / 1000);
+  const isNews = failed ? sql<boolean>`desired <> ${seen.desired}` : sql<boolean>`wish <> ${seen.wish}`;
   await db
     .updateTable('deployments')
-    .set({ lease_owner: null, lease_until: null, due_at: sql<Date | null>`case when wish = ${seenWish} then ${due} else now() end` })
+    .set({ lease_owner: null, lease_until: null, due_at: sql<Date | null>`case when ${isNews} then now() else ${due} end` })
     .where('id', '=', lease.deploymentId)
     .where('lease_owner', '=', lease.owner)
     .where('lease_epoch', '=', lease.epoch)
@@ -163,11 +172,12 @@ export async function readVolumesAcrossTenants(db: Db): Promise<Set<string>> {
   return new Set(rows.map((row) => row.volume));
 }
 
+/** Marks them due, except that what failed waits out its pause: an instance that dies at once would else be made anew at once, without end. */
 export async function lookAgainAcrossTenants(db: Db, deploymentIds: string[]): Promise<void> {
   if (deploymentIds.length === 0) return;
   await db
     .updateTable('deployments')
-    .set({ due_at: sql<Date>`now()`, wish: sql<string>`wish + 1` })
+    .set({ due_at: sql<Date>`case when state = 'failing' then coalesce(due_at, now()) else now() end`, wish: sql<string>`wish + 1` })
     .where('id', 'in', deploymentIds)
     .execute();
 }

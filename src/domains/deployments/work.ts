@@ -120,8 +120,9 @@ export class DeploymentWork {
     this.#bus.publish('deployment', lease.deploymentId);
   }
 
-  async release(lease: store.Lease, seenWish: string, dueInMs: number | undefined): Promise<void> {
-    await store.releaseAcrossTenants(this.#db, lease, seenWish, dueInMs);
+  /** Gives the lease back: what the pass saw when it began, and when to look next. */
+  async release(lease: store.Lease, seen: Leased, next: { dueInMs: number | undefined; failed: boolean }): Promise<void> {
+    await store.releaseAcrossTenants(this.#db, lease, seen.deployment, next);
   }
 
   async erase(lease: store.Lease): Promise<void> {
@@ -171,7 +172,7 @@ export class DeploymentWork {
     return store.readVolumesAcrossTenants(this.#db);
   }
 
-  /** Something outside happened to these: they are looked at again. */
+  /** Something outside happened to these: they are looked at again, those that failed at the end of their pause. */
   async lookAgain(deploymentIds: string[]): Promise<void> {
     await store.lookAgainAcrossTenants(this.#db, deploymentIds);
     for (const id of deploymentIds) this.#bus.publish('deployment', id);
