@@ -121,7 +121,7 @@ export function createApp(options: AppOptions): App {
 
   const { orphanGraceMs, agentImage: image } = config;
   const reconciler = new Reconciler({ work, runtime, links, gateway, installationId: installation.id, image, bus, log, orphanGraceMs, ...options.reconciler });
-  const linkSync = new Loop(linkSyncJob({ work, links, onEnded: (instanceId) => egress.forget(instanceId) }), log);
+  const linkSync = new Loop(linkSyncJob({ work, links, log, onEnded: (instanceId) => egress.forget(instanceId) }), log);
   const erase = new Loop(eraseUsersJob(users), log);
   const loops = [
     linkSync,
