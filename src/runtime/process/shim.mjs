@@ -51,10 +51,10 @@ class Log {
 
   write(stream, line) {
     const head = Buffer.from(`${new Date().toISOString()} ${stream} `);
-    const record = Buffer.concat([head, line, Buffer.from('\n')]);
-    if (this.#bytes + record.length > MAX_LOG_BYTES) this.#rotate();
-    writeSync(this.#fd, record);
-    this.#bytes += record.length;
+    const entry = Buffer.concat([head, line, Buffer.from('\n')]);
+    if (this.#bytes + entry.length > MAX_LOG_BYTES) this.#rotate();
+    writeSync(this.#fd, entry);
+    this.#bytes += entry.length;
   }
 
   #rotate() {
