@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { prepareDatabase } from './support/berth.js';
+import { prepareDatabase, profilingFlags } from './support/berth.js';
 import type { Bench } from './support/bench.js';
 import { buildProgram } from './support/build.js';
 import { Child, cpuMsOf } from './support/child.js';
@@ -56,8 +56,12 @@ async function startSides(scope: Scope, postgres: string | undefined): Promise<[
   const dataDir = join(await makeFolder(scope), 'd');
   await mkdir(dataDir);
   const databaseUrl = await prepareDatabase(dataDir, postgres);
-  const flags = process.env['BENCH_NODE_FLAGS']?.split(' ') ?? [];
-  const args = [...flags, await buildProgram('get-server'), dataDir, ...(databaseUrl === undefined ? [] : [databaseUrl])];
+  const args = [
+    ...profilingFlags(),
+    await buildProgram('get-server'),
+    dataDir,
+    ...(databaseUrl === undefined ? [] : [databaseUrl]),
+  ];
   const child = await Child.start(args, {}, `${dataDir}.log`);
   scope.add(() => child.stop());
   const said = await child.said<{ berth: number; bare: number; user: string; key: string }>('bare');

@@ -24,6 +24,8 @@ export interface BerthOptions {
   postgres?: string | undefined;
   upstreamPort?: number;
   env?: Record<string, string>;
+  /** Options of Node. */
+  flags?: string[];
 }
 
 const TIER = 'business';
@@ -59,7 +61,7 @@ export class Berth {
         : { OPENAI_API_KEY: 'none', OPENAI_BASE_URL: `http://127.0.0.1:${options.upstreamPort}/v1` }),
       ...options.env,
     };
-    const flags = process.env['BENCH_NODE_FLAGS']?.split(' ') ?? [];
+    const flags = [...(options.flags ?? []), ...profilingFlags()];
     const child = await Child.start([...flags, (await buildBerth()).main], env, join(dataDir, 'berth.log'));
     const berth = new Berth(dataDir, port, child, adminKey);
     scope.add(() => berth.#end(options.runtime));
@@ -161,6 +163,11 @@ export class BerthAgent implements Target {
       JSON.stringify(body),
     );
   }
+}
+
+/** BENCH_NODE_FLAGS, as in `--cpu-prof --cpu-prof-dir=…`: what is measured, looked at from inside. */
+export function profilingFlags(): string[] {
+  return process.env['BENCH_NODE_FLAGS']?.split(' ') ?? [];
 }
 
 /** A migrated database whose tier has no limits that matter; its URL, where it is on a server. */

@@ -57,6 +57,10 @@ export class Child {
     throw new Error(`a process did not do what it was started for: ${(await this.output()).slice(-2_000)}`);
   }
 
+  signal(signal: NodeJS.Signals): void {
+    this.#process.kill(signal);
+  }
+
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
     if (this.hasEnded) return;
     const ended = once(this.#process, 'exit');
