@@ -1,4 +1,5 @@
-import type { DeploymentWork } from '../domains/deployments/work.js';
+import type { DeploymentWork, LiveInstance } from '../domains/deployments/work.js';
+import { messageOf } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
 import type { LinkHost } from '../link/host.js';
 import type { Observed, Runtime } from '../runtime/runtime.js';
@@ -13,12 +14,15 @@ export interface SweepOptions {
   now: () => number;
 }
 
+/** A link that is lost comes back within this by itself; the reconciler is told when one goes, but not of those that were away when Berth began. */
+const UNLINKED_GRACE_MS = 5_000;
+
 /** Volumes hold what agents made, so one that nobody wishes for waits a day. */
 const VOLUME_GRACE_MS = 86_400_000;
 
 /**
- * Looks at everything there is, where the pass looks only at what is due: finds instances that died unseen, containers and folders that
- * no row knows. It touches nothing without this installation's labels, and nothing younger than the grace.
+ * Looks at everything there is, where the pass looks only at what is due: finds instances that died or lost their link unseen, containers and
+ * folders that no row knows. What cannot be removed is tried again next time and hinders nothing else. It touches nothing without this installation's labels, and nothing younger than the grace.
  */
 export class Sweep {
   readonly #options: SweepOptions;
@@ -30,16 +34,25 @@ export class Sweep {
   }
 
   async run(): Promise<void> {
-    const { runtime, work } = this.#options;
-    // The engine first, the rows second: whatever the engine shows had its row before it.
+    const { runtime, work, links } = this.#options;
+    // The engine and the folders first, the rows second: whatever they show had its row before it.
     const { instances, volumes } = await runtime.list();
+    const folders = await links.list();
     const live = await work.liveInstances();
     const liveIds = new Set(live.map((instance) => instance.id));
     const running = new Set(instances.filter((one) => one.state === 'running' || one.state === 'paused').map((one) => one.instanceId));
-    await work.lookAgain([...new Set(live.filter((one) => one.started && !running.has(one.id)).map((one) => one.deploymentId))]);
+    const unlinked = this.#unlinked(live.filter((one) => one.started && running.has(one.id)));
+    const died = live.filter((one) => one.started && !running.has(one.id));
+    await work.lookAgain([...new Set([...died, ...unlinked].map((one) => one.deploymentId))]);
     await this.#removeOrphans(instances.filter((one) => !liveIds.has(one.instanceId)));
-    await this.#removeFolders(liveIds);
+    await this.#removeFolders(folders.filter((id) => !liveIds.has(id)));
     await this.#removeVolumes(volumes);
+  }
+
+  #unlinked(running: LiveInstance[]): LiveInstance[] {
+    const unlinked = running.filter((one) => this.#options.links.get(one.id) === undefined);
+    this.#forgetExcept('link ', new Set(unlinked.map((one) => `link ${one.id}`)));
+    return unlinked.filter((one) => this.#olderThan(`link ${one.id}`, UNLINKED_GRACE_MS));
   }
 
   async #removeOrphans(orphans: Observed[]): Promise<void> {
@@ -47,18 +60,17 @@ export class Sweep {
     for (const orphan of orphans) {
       if (!this.#olderThan(`instance ${orphan.name}`, orphanGraceMs)) continue;
       log.warn({ instance: orphan.instanceId, name: orphan.name }, 'removing an instance that no deployment wishes for');
-      await runtime.remove(orphan.name);
-      this.#firstSeen.delete(`instance ${orphan.name}`);
+      await this.#try(`the instance ${orphan.name}`, () => runtime.remove(orphan.name));
     }
     this.#forgetExcept('instance ', new Set(orphans.map((one) => `instance ${one.name}`)));
   }
 
-  async #removeFolders(liveIds: Set<string>): Promise<void> {
-    for (const id of await this.#options.links.list()) {
-      if (liveIds.has(id) || !this.#olderThan(`folder ${id}`, this.#options.orphanGraceMs)) continue;
-      await this.#options.links.remove(id);
-      this.#firstSeen.delete(`folder ${id}`);
+  async #removeFolders(orphans: string[]): Promise<void> {
+    for (const id of orphans) {
+      if (!this.#olderThan(`folder ${id}`, this.#options.orphanGraceMs)) continue;
+      await this.#try(`the folder of ${id}`, () => this.#options.links.remove(id));
     }
+    this.#forgetExcept('folder ', new Set(orphans.map((id) => `folder ${id}`)));
   }
 
   async #removeVolumes(volumes: { name: string }[]): Promise<void> {
@@ -67,10 +79,17 @@ export class Sweep {
     for (const volume of orphans) {
       if (!this.#olderThan(`volume ${volume.name}`, VOLUME_GRACE_MS)) continue;
       this.#options.log.warn({ volume: volume.name }, 'removing a volume that no deployment wishes for');
-      await this.#options.runtime.removeVolume(volume.name);
-      this.#firstSeen.delete(`volume ${volume.name}`);
+      await this.#try(`the volume ${volume.name}`, () => this.#options.runtime.removeVolume(volume.name));
     }
     this.#forgetExcept('volume ', new Set(orphans.map((volume) => `volume ${volume.name}`)));
+  }
+
+  async #try(what: string, remove: () => Promise<void>): Promise<void> {
+    try {
+      await remove();
+    } catch (error) {
+      this.#options.log.error({ err: error }, `cannot remove ${what}: ${messageOf(error)}`);
+    }
   }
 
   #olderThan(key: string, graceMs: number): boolean {
