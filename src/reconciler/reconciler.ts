@@ -10,6 +10,7 @@ import { Sweep } from './observe.js';
 import { plan, type Step } from './plan.js';
 import { Progress } from './progress.js';
 import { specHashOf } from './spec.js';
+import { Unlinked } from './unlinked.js';
 
 export interface ReconcilerOptions extends Hands {
   bus: Bus;
@@ -46,8 +47,7 @@ export class Reconciler {
   readonly #loops: Loop[];
   readonly #passes: Loop;
   readonly #busy = new Map<string, Promise<void>>();
-  /** Since when an instance has been seen without a link, by instance, on the monotonic clock. */
-  readonly #unlinkedSince = new Map<string, number>();
+  readonly #unlinked = new Unlinked(() => performance.now());
   readonly #stop = new AbortController();
   #watching: Promise<void> | undefined;
   #unsubscribe: (() => void) | undefined;
@@ -150,14 +150,8 @@ export class Reconciler {
 
   #lookAtLink(instanceId: string | undefined): { linkUp: boolean; unlinkedMs: number } {
     if (instanceId === undefined) return { linkUp: false, unlinkedMs: 0 };
-    if (this.#options.links.get(instanceId) !== undefined) {
-      this.#unlinkedSince.delete(instanceId);
-      return { linkUp: true, unlinkedMs: 0 };
-    }
-    const now = performance.now();
-    const since = this.#unlinkedSince.get(instanceId) ?? now;
-    this.#unlinkedSince.set(instanceId, since);
-    return { linkUp: false, unlinkedMs: now - since };
+    const linkUp = this.#options.links.get(instanceId) !== undefined;
+    return { linkUp, unlinkedMs: this.#unlinked.look(instanceId, linkUp) };
   }
 
   async #take(step: Step, lease: Lease, leased: Leased, progress: Progress): Promise<'again' | End> {
@@ -166,7 +160,6 @@ export class Reconciler {
       return next === 'again' ? next : { dueInMs: next.lookAgainInMs, failed: false };
     }
     await this.#apply.end(lease, leased, step.why, step.graceMs);
-    if (leased.instance) this.#unlinkedSince.delete(leased.instance.id);
     if (!step.failed) return 'again';
     return this.#failed(lease, leased, progress, step.why);
   }
