@@ -22,8 +22,12 @@ export interface Hands {
 /** What a pass does after a step: look again at once, or stop and look again after a time (never, if undefined). */
 export type Next = 'again' | { lookAgainInMs: number | undefined };
 
-/** How long one pass stays with an instance that has not connected; a link that comes up later wakes the reconciler. */
+/**
+ * How long one pass stays with an instance that has just been started, since most connect at once. With older ones none stays: a link that comes
+ * up wakes the reconciler, and instances that never connect must not take its hands from the others.
+ */
 const STAY_MS = 2_000;
+const JUST_STARTED_MS = 5_000;
 
 /** How long an instance must have run before its deployment's failures are forgotten. */
 export const STEADY_MS = 60_000;
@@ -111,7 +115,8 @@ export class Apply {
 
   async #connect(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
     if (progress.running !== 'connecting') await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('connecting') });
-    const instanceId = liveOf(leased).id;
+    const { id: instanceId, started_ms_ago: startedMsAgo } = liveOf(leased);
+    if ((startedMsAgo ?? 0) > JUST_STARTED_MS) return { lookAgainInMs: 2_000 };
     const up = await withDeadline('the link', STAY_MS, (stay) => this.#hands.links.waitFor(instanceId, stay), signal).then(
       () => true,
       () => false,
