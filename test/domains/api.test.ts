@@ -1,4 +1,7 @@
+import { readdir } from 'node:fs/promises';
+import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { newId } from '../../src/lib/ids.js';
 import { type Answer, startApp, type TestApp } from '../support/app.js';
 import { databaseKinds } from '../support/database.js';
 import { until } from '../support/until.js';
@@ -239,10 +242,17 @@ describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) =
     await app.ready(user);
     const chat = await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: 'remember me' }] }, { 'idempotency-key': 'once' });
     expect(chat.status).toBe(200);
+    const { deployments } = (await app.get('/api/v1/deploy/status', user.key)).json as { deployments: { id: string; instance: { id: string } }[] };
+    // The fake gateway asks no model, so what a call leaves is put there.
+    await sql`insert into usage (id, user_id, deployment_id, instance_id, process_id, model, provider) values (${newId('use')}, ${user.id}, 'd', 'i', 'p', 'm', 'p')`.execute(app.database.db);
+    await sql`insert into usage_months (user_id, month, tokens) values (${user.id}, '2020-01', 1)`.execute(app.database.db);
     expect((await app.call('DELETE', `/api/v1/users/${user.id}`, { key: user.key })).json.status).toBe('deleting');
     expect((await app.get('/api/v1/users/me', user.key)).status).toBe(401);
     await until(async () => (await app.get(`/api/v1/users/${user.id}`, app.adminKey)).status === 404, 'the user to be gone');
     expect([...app.engine.instances.values()].filter((instance) => instance.spec.userId === user.id)).toEqual([]);
+    expect([...app.engine.volumes.keys()].filter((volume) => deployments.some(({ id }) => volume.includes(id)))).toEqual([]);
+    const folders = await readdir(app.config.linkDir);
+    expect(folders.filter((folder) => deployments.some(({ instance }) => instance.id === folder))).toEqual([]);
     for (const table of ['users', 'agents', 'api_keys', 'deployments', 'instances', 'conversations', 'turns', 'usage', 'usage_months', 'events', 'event_counters', 'idempotency_keys'] as const) {
       const rows = await app.database.db.selectFrom(table).selectAll().execute();
       expect(JSON.stringify(rows), table).not.toContain(user.id);
