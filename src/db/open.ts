@@ -77,8 +77,8 @@ export function fromPGlite(lite: PGlite, log: Log, end: () => Promise<void>): Da
   // One connection and never a second: sessions of PGlite are one and the same, so a second would see uncommitted rows. Waiting
   // for it inside one's own transaction (the root `db` used where `trx` was meant) ends in an error after five seconds instead
   // of never.
-  const config = { ...createPgConfig(lite), max: 1, idleTimeoutMillis: 0, connectionTimeoutMillis: 5_000 };
-  const pool = watched(new pg.Pool(config as unknown as pg.PoolConfig), log);
+  const config: unknown = Object.assign(createPgConfig(lite), { max: 1, idleTimeoutMillis: 0, connectionTimeoutMillis: 5_000 });
+  const pool = watched(new pg.Pool(config as pg.PoolConfig), log);
   const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: preparedPool(pool) }) });
   const close = once(() => db.destroy().finally(end));
   return { kind: 'pglite', db, bus: new LocalBus(log), close };

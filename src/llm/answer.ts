@@ -140,7 +140,7 @@ export class Answer {
       const piece = this.#response.read() as Buffer | null;
       if (piece !== null) return this.#count(piece);
       if (this.#ended || enough?.()) return undefined;
-      if (this.#failure !== undefined) throw this.#failure;
+      if (this.#failure !== undefined) throw this.#failure as Error;
       await this.#readable();
     }
   }

@@ -189,7 +189,7 @@ export function eventsOfMessage(message: unknown): AnthropicEvent[] {
     id?: string;
     model?: string;
   };
-  if (whole.type === 'error') return [whole as AnthropicEvent];
+  if (whole.type === 'error') return [whole];
   if (!Array.isArray(whole.content)) return [];
   const blocks = whole.content.flatMap((block, index): AnthropicEvent[] => [
     { type: 'content_block_start', index, content_block: block },

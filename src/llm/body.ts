@@ -35,7 +35,7 @@ export function readBody(request: IncomingMessage, limits: BodyLimits, hold: Hol
       request.off('data', onData).off('end', finish).off('close', onClose);
       signal.removeEventListener('abort', onAbort);
       if (refusal === undefined) resolve(Buffer.concat(pieces));
-      else reject(refusal);
+      else reject(refusal instanceof Error ? refusal : new Error(String(refusal)));
     };
     const onClose = () => {
       refusal ??= new RequestError(400, 'The connection closed in the midst of the body', { code: 'aborted' });

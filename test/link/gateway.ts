@@ -120,7 +120,7 @@ export function upgrade(socketPath: string, token: string): Promise<{ socket: So
         'x-berth-protocol': '1',
       },
     });
-    request.once('upgrade', (_response, socket, head) => resolve({ socket: socket as Socket, head }));
+    request.once('upgrade', (_response, socket, head) => resolve({ socket, head }));
     request.once('response', (response) => {
       response.resume();
       reject(new Refused(response.statusCode ?? 0, response.headers['retry-after']));

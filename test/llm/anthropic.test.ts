@@ -1,12 +1,12 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { AnthropicProvider } from '../../src/llm/anthropic.js';
 import { anthropicRequest } from '../../src/llm/anthropic-request.js';
-import type { ChatMessage, ChatRequest } from '../../src/llm/provider.js';
+import type { ChatMessage } from '../../src/llm/provider.js';
 import { anthropic, FakeUpstream } from '../support/fake-upstream.js';
 import { collect } from './upstreams.js';
 
 const convert = (messages: ChatMessage[], more: object = {}) =>
-  anthropicRequest({ model: 'claude', messages, ...more } as ChatRequest, 4096);
+  anthropicRequest({ model: 'claude', messages, ...more }, 4096);
 const user = (content: unknown): ChatMessage => ({ role: 'user', content });
 const TOOL = {
   type: 'function',

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { InstanceSpec, LogLine, Runtime } from '../../src/runtime/runtime.js';
-import { Bench, EventReader, eventually, readLog, untilLogged } from './harness.js';
+import { type Bench, EventReader, eventually, readLog, untilLogged } from './harness.js';
 
 /** What a driver brings to the contract: how to make one, and what of the contract its kind can do. */
 export interface Subject {

@@ -71,7 +71,7 @@ export class Engine {
     };
     return new Promise((resolve, reject) => {
       this.#streams.modem.dial(request, (error: unknown, stream: unknown) => {
-        if (error) return reject(error);
+        if (error) return reject(error instanceof Error ? error : new Error('the engine refused the stream', { cause: error }));
         const opened = stream as http.IncomingMessage;
         if (cut.aborted) opened.destroy();
         const destroy = () => opened.destroy();
