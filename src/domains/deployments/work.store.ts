@@ -47,7 +47,11 @@ export async function renewLeasesAcrossTenants(db: Db, owner: string, deployment
 }
 
 export async function dropLeasesAcrossTenants(db: Db): Promise<void> {
-  await db.updateTable('deployments').set({ lease_owner: null, lease_until: null }).where('lease_owner', 'is not', null).execute();
+  await db
+    .updateTable('deployments')
+    .set({ lease_owner: null, lease_until: null })
+    .where('lease_owner', 'is not', null)
+    .execute();
 }
 
 /** The deployment with its live instance and its user's limits, if the lease still holds. */
@@ -73,23 +77,35 @@ export async function readLeasedAcrossTenants(db: Db, lease: Lease) {
   return { deployment, instance };
 }
 
+/** Columns of a deployment that the reconciler writes. */
+export interface DeploymentChange {
+  state?: DeploymentState;
+  stage?: Stage;
+  stages?: StageTiming[];
+  reason?: string | null;
+  attempts?: number;
+  generation?: number;
+}
+
 /** Sets columns of a leased deployment; answers whether the lease still held. One that is to go keeps saying so, whatever a pass found before. */
-export async function updateLeasedAcrossTenants(
-  db: Db,
-  lease: Lease,
-  values: { state?: DeploymentState; stage?: Stage; stages?: StageTiming[]; reason?: string | null; attempts?: number; generation?: number },
-): Promise<boolean> {
-  const { stages, state, ...rest } = values;
+export async function updateLeasedAcrossTenants(db: Db, lease: Lease, change: DeploymentChange): Promise<boolean> {
+  return (await leasedUpdate(db, lease, change).executeTakeFirst()) !== undefined;
+}
+
+function leasedUpdate(db: Pick<Db, 'updateTable'>, lease: Lease, { stages, state, ...rest }: DeploymentChange) {
   const said = state && sql<DeploymentState>`case when desired = 'deleted' then 'deleting' else ${state} end`;
-  const row = await db
+  return db
     .updateTable('deployments')
-    .set({ ...rest, ...(said ? { state: said } : {}), ...(stages ? { stages: JSON.stringify(stages) } : {}), updated_at: sql<Date>`now()` })
+    .set({
+      ...rest,
+      ...(said ? { state: said } : {}),
+      ...(stages ? { stages: JSON.stringify(stages) } : {}),
+      updated_at: sql<Date>`now()`,
+    })
     .where('id', '=', lease.deploymentId)
     .where('lease_owner', '=', lease.owner)
     .where('lease_epoch', '=', lease.epoch)
-    .returning('id')
-    .executeTakeFirst();
-  return row !== undefined;
+    .returning('id');
 }
 
 /**
@@ -113,29 +129,56 @@ export async function releaseAcrossTenants(
     .execute();
 }
 
-export async function insertInstanceAcrossTenants(
+/** Writes the deployment and adds its live instance: both, or neither where the lease no longer holds. Answers whether it did. */
+export async function admitInstanceAcrossTenants(
   db: Db,
-  row: { id: string; deployment_id: string; user_id: string; generation: number; name: string; spec_hash: string; token_digest: string },
-): Promise<void> {
-  await db.insertInto('instances').values({ ...row, started_at: null, runtime_started_at: null, ended_at: null, end_reason: null }).execute();
+  lease: Lease,
+  change: DeploymentChange,
+  row: { id: string; generation: number; name: string; spec_hash: string; token_digest: string },
+): Promise<boolean> {
+  const columns = Object.keys(row) as (keyof typeof row)[];
+  const made = await db
+    .with('held', (qb) => leasedUpdate(qb, lease, change).returning('user_id'))
+    .insertInto('instances')
+    .columns(['deployment_id', 'user_id', ...columns])
+    .expression((eb) =>
+      eb
+        .selectFrom('held')
+        .select((column) => ['held.id', 'held.user_id', ...columns.map((name) => column.val(row[name]).as(name))]),
+    )
+    .executeTakeFirst();
+  return made.numInsertedOrUpdatedRows === 1n;
 }
 
+/** Sets columns of a live instance, if the lease on its deployment holds; answers whether it did. */
 export async function updateInstanceAcrossTenants(
   db: Db,
+  lease: Lease,
   instanceId: string,
   values: { token_digest?: string; applied_version?: number; started?: { runtimeAtMs: number | undefined }; ended?: string },
-): Promise<void> {
+): Promise<boolean> {
   const { started, ended, ...rest } = values;
-  await db
-    .updateTable('instances')
-    .set({
-      ...rest,
-      ...(started ? { started_at: sql<Date>`now()`, runtime_started_at: started.runtimeAtMs ?? null, applied_version: 0 } : {}),
-      ...(ended === undefined ? {} : { ended_at: sql<Date>`now()`, end_reason: ended }),
-    })
-    .where('id', '=', instanceId)
-    .where('ended_at', 'is', null)
-    .execute();
+  const held = await db
+    .with('held', (qb) => leasedUpdate(qb, lease, {}))
+    .with('changed', (qb) =>
+      qb
+        .updateTable('instances')
+        .from('held')
+        .set({
+          ...rest,
+          ...(started
+            ? { started_at: sql<Date>`now()`, runtime_started_at: started.runtimeAtMs ?? null, applied_version: 0 }
+            : {}),
+          ...(ended === undefined ? {} : { ended_at: sql<Date>`now()`, end_reason: ended }),
+        })
+        .where('instances.id', '=', instanceId)
+        .where('instances.ended_at', 'is', null)
+        .returning('instances.id'),
+    )
+    .selectFrom('held')
+    .select('id')
+    .executeTakeFirst();
+  return held !== undefined;
 }
 
 /** The agents of a deployment as its gateway must know them. */
@@ -177,7 +220,10 @@ export async function lookAgainAcrossTenants(db: Db, deploymentIds: string[]): P
   if (deploymentIds.length === 0) return;
   await db
     .updateTable('deployments')
-    .set({ due_at: sql<Date>`case when state = 'failing' then coalesce(due_at, now()) else now() end`, wish: sql<string>`wish + 1` })
+    .set({
+      due_at: sql<Date>`case when state = 'failing' then coalesce(due_at, now()) else now() end`,
+      wish: sql<string>`wish + 1`,
+    })
     .where('id', 'in', deploymentIds)
     .execute();
 }
@@ -188,5 +234,9 @@ export async function readNetworkAcrossTenants(db: Db, deploymentId: string) {
 }
 
 export async function noteReasonAcrossTenants(db: Db, deploymentId: string, reason: string): Promise<void> {
-  await db.updateTable('deployments').set({ reason, updated_at: sql<Date>`now()` }).where('id', '=', deploymentId).execute();
+  await db
+    .updateTable('deployments')
+    .set({ reason, updated_at: sql<Date>`now()` })
+    .where('id', '=', deploymentId)
+    .execute();
 }

@@ -79,13 +79,18 @@ export class DeploymentWork {
     values: { state: DeploymentState; stage: Stage; stages: StageTiming[]; reason?: string | null; attempts?: number },
     event?: string,
   ): Promise<void> {
-    await this.#db.transaction().execute(async (trx) => {
-      if (!(await store.updateLeasedAcrossTenants(trx, lease, values))) throw new LeaseLost(lease.deploymentId);
-      if (event !== undefined) {
-        const payload = { deployment_id: lease.deploymentId, stage: values.stage, ...(values.reason ? { reason: values.reason } : {}) };
+    if (event === undefined) await this.#write(this.#db, lease, values);
+    else {
+      await this.#db.transaction().execute(async (trx) => {
+        await this.#write(trx, lease, values);
+        const payload = {
+          deployment_id: lease.deploymentId,
+          stage: values.stage,
+          ...(values.reason ? { reason: values.reason } : {}),
+        };
         await appendEvent(trx, lease.userId, { type: event, actor: 'reconciler', requestId: null, payload });
-      }
-    });
+      });
+    }
     this.#bus.publish('deployment', lease.deploymentId);
   }
 
@@ -95,27 +100,25 @@ export class DeploymentWork {
     instance: { id: string; generation: number; name: string; specHash: string; tokenDigest: string },
     progress: { stage: Stage; stages: StageTiming[] },
   ): Promise<void> {
-    await this.#db.transaction().execute(async (trx) => {
-      const held = await store.updateLeasedAcrossTenants(trx, lease, { generation: instance.generation, state: 'deploying', ...progress });
-      if (!held) throw new LeaseLost(lease.deploymentId);
-      await store.insertInstanceAcrossTenants(trx, {
-        id: instance.id,
-        deployment_id: lease.deploymentId,
-        user_id: lease.userId,
-        generation: instance.generation,
-        name: instance.name,
-        spec_hash: instance.specHash,
-        token_digest: instance.tokenDigest,
-      });
+    const { id, generation, name, specHash: spec_hash, tokenDigest: token_digest } = instance;
+    const change = { generation, state: 'deploying' as const, ...progress };
+    const held = await store.admitInstanceAcrossTenants(this.#db, lease, change, {
+      id,
+      generation,
+      name,
+      spec_hash,
+      token_digest,
     });
+    if (!held) throw new LeaseLost(lease.deploymentId);
     this.#bus.publish('deployment', lease.deploymentId);
   }
 
-  async updateInstance(lease: store.Lease, instanceId: string, values: Parameters<typeof store.updateInstanceAcrossTenants>[2]): Promise<void> {
-    await this.#db.transaction().execute(async (trx) => {
-      if (!(await store.updateLeasedAcrossTenants(trx, lease, {}))) throw new LeaseLost(lease.deploymentId);
-      await store.updateInstanceAcrossTenants(trx, instanceId, values);
-    });
+  async updateInstance(
+    lease: store.Lease,
+    instanceId: string,
+    values: Parameters<typeof store.updateInstanceAcrossTenants>[3],
+  ): Promise<void> {
+    if (!(await store.updateInstanceAcrossTenants(this.#db, lease, instanceId, values))) throw new LeaseLost(lease.deploymentId);
     this.#bus.publish('instance', instanceId);
     this.#bus.publish('deployment', lease.deploymentId);
   }
@@ -176,5 +179,9 @@ export class DeploymentWork {
   async lookAgain(deploymentIds: string[]): Promise<void> {
     await store.lookAgainAcrossTenants(this.#db, deploymentIds);
     for (const id of deploymentIds) this.#bus.publish('deployment', id);
+  }
+
+  async #write(db: Kysely<Schema>, lease: store.Lease, change: store.DeploymentChange): Promise<void> {
+    if (!(await store.updateLeasedAcrossTenants(db, lease, change))) throw new LeaseLost(lease.deploymentId);
   }
 }
