@@ -51,6 +51,7 @@ const STATEMENTS = [
     updated_at timestamptz not null default now(),
     constraint users_name_key unique (name)
   )`,
+  `create index users_deleting on users (deleting_at) where deleting_at is not null`,
   `create table deployments (
     id text primary key,
     user_id text not null references users (id),
@@ -158,6 +159,8 @@ const STATEMENTS = [
   )`,
   `create index turns_by_conversation on turns (conversation_id, id)`,
   `create index turns_by_agent on turns (agent_id)`,
+  // For the deletion of a user alone, which would read every tenant's turns.
+  `create index turns_by_user on turns (user_id)`,
   `create index turns_running on turns (created_at) where status = 'running'`,
   // The ledger: one row a model call, opened before the provider is asked. agent_id and agent stay when the agent is deleted.
   `create table usage (
@@ -219,6 +222,7 @@ const STATEMENTS = [
     primary key (caller, route, key_digest)
   )`,
   `create index idempotency_keys_by_age on idempotency_keys (created_at)`,
+  `create index idempotency_keys_by_user on idempotency_keys (user_id) where user_id is not null`,
   // What is left of a deleted user: digests only (DESIGN, erasure).
   `create table deletions (
     user_digest text primary key,
