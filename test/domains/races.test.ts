@@ -1,8 +1,9 @@
 import { type KyselyPlugin, type PluginTransformQueryArgs, type PluginTransformResultArgs, type RootOperationNode, sql, type Transaction } from 'kysely';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Schema } from '../../src/db/schema.js';
+import type { Topic } from '../../src/events/bus.js';
 import { appendEvent } from '../../src/events/outbox.js';
-import { startApp, type TestApp } from '../support/app.js';
+import { type Answer, startApp, type TestApp } from '../support/app.js';
 import { testDatabase } from '../support/database.js';
 import { until } from '../support/until.js';
 
@@ -110,7 +111,8 @@ test('a user on the way out gets no new key', async () => {
   expect(answer.status, answer.text).toBe(404);
 });
 
-test('agents that were made are answered with their keys, whatever happens to the database then', async () => {
+/** The answer to a call whose database is away from the moment that its change is announced. */
+async function answeredDuringOutage(topic: Topic, call: (other: TestApp, user: { id: string; key: string }) => Promise<Answer>): Promise<Answer> {
   let down = false;
   class Outage implements KyselyPlugin {
     transformQuery({ node }: PluginTransformQueryArgs): RootOperationNode {
@@ -124,11 +126,42 @@ test('agents that were made are answered with their keys, whatever happens to th
   const own = await testDatabase('pglite');
   const other = await startApp({ database: { ...own, db: own.db.withPlugin(new Outage()) } });
   const user = await other.user();
-  const end = other.database.bus.subscribe('deployment', () => (down = true));
-  const answer = await other.post('/api/v1/agents', user.key, [{ name: 'a' }, { name: 'b' }]);
+  const end = other.database.bus.subscribe(topic, () => (down = true));
+  const answer = await call(other, user);
   end();
   down = false;
   await other.stop();
+  return answer;
+}
+
+test('a user that was deleted is answered so, even where its row is gone by then', async () => {
+  const answer = await answeredDuringOutage('user', (other, user) => other.call('DELETE', `/api/v1/users/${user.id}`, { key: user.key }));
+  expect(answer.status, answer.text).toBe(202);
+});
+
+test('a user that cannot be erased keeps no other from it', async () => {
+  const [stuck, next] = [await app.user(), await app.user()];
+  const { deploymentId } = await app.agent(next, 'a');
+  // Nothing that Berth does leaves such a row.
+  await sql`insert into agents (id, user_id, deployment_id, name, model, isolation, config_version) values ('agt_x', ${stuck.id}, ${deploymentId}, 'x', 'demo/echo', 'shared', 1)`.execute(app.database.db);
+  await sql`update users set deleting_at = now() - interval '1 hour' where id = ${stuck.id}`.execute(app.database.db);
+  const other = await app.user();
+  expect((await app.call('DELETE', `/api/v1/users/${other.id}`, { key: app.adminKey })).status).toBe(202);
+  await until(async () => (await app.get(`/api/v1/users/${other.id}`, app.adminKey)).status === 404, 'the other to be gone', 10_000);
+  expect((await app.get(`/api/v1/users/${stuck.id}`, app.adminKey)).json.status).toBe('deleting');
+});
+
+test('every foreign key has an index, or a deletion would read all rows of all tenants', async () => {
+  const { rows } = await sql<{ column: string }>`
+    select c.conrelid::regclass || '.' || a.attname as column from pg_constraint c
+    join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
+    where c.contype = 'f' and not exists (select from pg_index i where i.indrelid = c.conrelid and i.indkey[0] = c.conkey[1])`.execute(app.database.db);
+  // Tiers are never deleted.
+  expect(rows.map((row) => row.column)).toEqual(['users.tier']);
+});
+
+test('agents that were made are answered with their keys, whatever happens to the database then', async () => {
+  const answer = await answeredDuringOutage('deployment', (other, user) => other.post('/api/v1/agents', user.key, [{ name: 'a' }, { name: 'b' }]));
   expect(answer.status, answer.text).toBe(202);
   expect(answer.json.agents.map((agent: { name: string }) => agent.name)).toEqual(['a', 'b']);
 });

@@ -40,14 +40,13 @@ export async function setTier(db: Db, userId: string, tier: string, version: num
   return query.returningAll().executeTakeFirst();
 }
 
-export async function markDeleting(db: Db, userId: string): Promise<boolean> {
-  const row = await db
+export async function markDeleting(db: Db, userId: string) {
+  return db
     .updateTable('users')
     .set({ deleting_at: sql<Date>`coalesce(deleting_at, now())`, updated_at: sql<Date>`now()` })
     .where('id', '=', userId)
-    .returning('id')
+    .returningAll()
     .executeTakeFirst();
-  return row !== undefined;
 }
 
 /** Users on the way out of whom no container or volume is left. */
@@ -57,6 +56,7 @@ export async function readErasableAcrossTenants(db: Db) {
     .select(['u.id', 'u.data_key'])
     .where('u.deleting_at', 'is not', null)
     .where(({ not, exists, selectFrom }) => not(exists(selectFrom('deployments as d').select('d.id').whereRef('d.user_id', '=', 'u.id'))))
+    .orderBy('u.deleting_at')
     .limit(100)
     .execute();
 }

@@ -4,7 +4,7 @@ import type { Schema } from '../../db/schema.js';
 import type { Bus } from '../../events/bus.js';
 import { appendEvent } from '../../events/outbox.js';
 import { actorOf, type Caller } from '../../lib/caller.js';
-import { AppError } from '../../lib/errors.js';
+import { AppError, messageOf } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
 import type { Vault } from '../../vault/vault.js';
@@ -104,31 +104,36 @@ export class Users {
    */
   async delete(userId: string, caller: Caller, requestId: string): Promise<UserAnswer> {
     const { keys, agents, deployments } = this.#options;
-    const retired = await this.#db.transaction().execute(async (trx) => {
-      if (!(await store.markDeleting(trx, userId))) throw new AppError('not_found', 'user not found');
+    const { user, retired } = await this.#db.transaction().execute(async (trx) => {
+      const marked = await store.markDeleting(trx, userId);
+      if (!marked) throw new AppError('not_found', 'user not found');
       await keys.erase(trx, userId);
       await agents.erase(trx, userId);
       const ids = await deployments.retireAll(trx, userId);
       await appendEvent(trx, userId, { type: 'user.deleting', actor: actorOf(caller), requestId, payload: {} });
-      return ids;
+      return { user: marked, retired: ids };
     });
     this.#options.bus.publish('user', userId);
     for (const id of retired) deployments.announce(id);
-    const user = await store.readUser(this.#db, userId);
-    if (!user) throw new AppError('not_found', 'user not found');
     return answerOf(user);
   }
 
-  /** Removes the rows of users of whom nothing else is left. */
+  /** Removes the rows of users of whom nothing else is left. One that cannot go, as while a last call of it ends, keeps no other from going. */
   async eraseGone(): Promise<void> {
-    for (const { id: userId, data_key: dataKey } of await store.readErasableAcrossTenants(this.#db)) {
-      await this.#db.transaction().execute(async (trx) => {
-        for (const eraser of this.#options.erasers) await eraser.erase(trx, userId);
-        await store.eraseUser(trx, userId);
-      });
-      this.#options.vault.forget(dataKey);
-      this.#options.bus.publish('user', userId);
+    const failures: unknown[] = [];
+    for (const { id, data_key: dataKey } of await store.readErasableAcrossTenants(this.#db)) {
+      await this.#eraseOne(id, dataKey).catch((error: unknown) => failures.push(error));
     }
+    if (failures.length > 0) throw new AggregateError(failures, `${failures.length} users could not be erased: ${messageOf(failures[0])}`);
+  }
+
+  async #eraseOne(userId: string, dataKey: Buffer): Promise<void> {
+    await this.#db.transaction().execute(async (trx) => {
+      for (const eraser of this.#options.erasers) await eraser.erase(trx, userId);
+      await store.eraseUser(trx, userId);
+    });
+    this.#options.vault.forget(dataKey);
+    this.#options.bus.publish('user', userId);
   }
 
   async #read(userId: string): Promise<Selectable<UsersTable>> {
