@@ -23,7 +23,7 @@ export interface Placement {
 export interface DeploymentsOptions {
   db: Kysely<Schema>;
   bus: Bus;
-  /** A uid that no deployment of this host has had. */
+  /** A uid that no other deployment has. */
   takeUid: (trx: Transaction<Schema>) => Promise<number>;
 }
 

@@ -16,14 +16,18 @@ export async function insertInstallationAcrossTenants(
   return db.selectFrom('installation').selectAll().executeTakeFirstOrThrow();
 }
 
-/** The next uid of this installation's range; none is ever given out twice. */
-export async function takeUidAcrossTenants(db: Db): Promise<number> {
+/** The next uid of this installation's range; after the last comes the first. */
+export async function takeUidAcrossTenants(db: Db, uidsInRange: number): Promise<number> {
   const row = await db
     .updateTable('installation')
-    .set({ next_uid: sql<number>`next_uid + 1` })
-    .returning(sql<number>`next_uid - 1`.as('uid'))
+    .set({ next_uid: sql<number>`uid_base + (next_uid - uid_base + 1) % ${sql.lit(uidsInRange)}` })
+    .returning(sql<number>`uid_base + (next_uid - uid_base + ${sql.lit(uidsInRange - 1)}) % ${sql.lit(uidsInRange)}`.as('uid'))
     .executeTakeFirstOrThrow();
   return row.uid;
+}
+
+export async function isUidTakenAcrossTenants(db: Db, uid: number): Promise<boolean> {
+  return (await db.selectFrom('deployments').select('id').where('uid', '=', uid).executeTakeFirst()) !== undefined;
 }
 
 export async function beatAcrossTenants(db: Db, processId: string): Promise<void> {

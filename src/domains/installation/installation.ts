@@ -3,6 +3,7 @@ import { mkdir, open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
+import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import type { Job } from '../../lib/loop.js';
 import type { Vault } from '../../vault/vault.js';
@@ -87,7 +88,14 @@ export async function signOff(db: Kysely<Schema>, processId: string): Promise<vo
   await store.removeProcessAcrossTenants(db, processId);
 }
 
-/** A uid of this installation's range that no deployment has had. */
-export function takeUid(trx: Transaction<Schema>): Promise<number> {
-  return store.takeUidAcrossTenants(trx);
+/**
+ * A uid of this installation's range that no deployment has, nor had lately: each is given out again only after all others, since the next
+ * range may be another installation's.
+ */
+export async function takeUid(trx: Transaction<Schema>): Promise<number> {
+  for (let tries = 0; tries < UIDS_PER_INSTALLATION; tries++) {
+    const uid = await store.takeUidAcrossTenants(trx, UIDS_PER_INSTALLATION);
+    if (!(await store.isUidTakenAcrossTenants(trx, uid))) return uid;
+  }
+  throw new AppError('unavailable', `all ${UIDS_PER_INSTALLATION} places for deployments of this installation are taken`);
 }
