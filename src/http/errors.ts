@@ -89,7 +89,9 @@ export function errorResponse(error: AppError, requestId: string, openAi: boolea
   if (error.retryAfterS !== undefined) headers['Retry-After'] = String(Math.max(1, Math.ceil(error.retryAfterS)));
   if (error.code === 'unauthorized') headers['WWW-Authenticate'] = 'Bearer realm="berth"';
   const body = openAi ? openAiErrorAnswer(error) : errorAnswer(error, requestId);
-  return new Response(JSON.stringify(body), { status: STATUS[error.code], headers });
+  // OpenAI answers a quota that is used up with 429, and its clients know it by that.
+  const status = openAi && error.code === 'limit_exceeded' ? 429 : STATUS[error.code];
+  return new Response(JSON.stringify(body), { status, headers });
 }
 
 function openAiType(code: ErrorCode): string {
