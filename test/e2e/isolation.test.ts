@@ -27,7 +27,7 @@ beforeAll(async () => {
   await service('\0berth-test-abstract');
   // A port that the egress proxy allows, at an address where no other service of the host is in the way.
   await service('127.0.0.77', 80);
-  [eve, bob, open] = await Promise.all([tenant(app, { tier: 'free' }), tenant(app), tenant(app, { network: { mode: 'open' } })]);
+  [eve, bob, open] = await Promise.all([tenant(app, { tier: 'free' }), tenant(app, { tier: 'business' }), tenant(app, { network: { mode: 'open' } })]);
 });
 
 afterAll(async () => {
