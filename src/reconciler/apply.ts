@@ -5,7 +5,7 @@ import { withDeadline } from '../lib/deadline.js';
 import { AppError } from '../lib/errors.js';
 import { newId } from '../lib/ids.js';
 import type { LinkHost } from '../link/host.js';
-import type { InstanceSpec, Runtime } from '../runtime/runtime.js';
+import type { InstanceSpec, Observed, Runtime } from '../runtime/runtime.js';
 import type { Step } from './plan.js';
 import type { Progress } from './progress.js';
 import { instanceName, specFor, specHashOf } from './spec.js';
@@ -19,8 +19,11 @@ export interface Hands {
   image: string;
 }
 
-/** What a pass does after a step: look again at once, or stop and look again after a time (never, if undefined). */
-export type Next = 'again' | { lookAgainInMs: number | undefined };
+/**
+ * What a pass does after a step: go on, or stop and look again after a time (never, if undefined). To go on it looks at the container anew
+ * unless the step knows how that is by now.
+ */
+export type Next = 'again' | { goOnWith: Observed | undefined } | { lookAgainInMs: number | undefined };
 
 /**
  * How long one pass stays with an instance that has just been started, since most connect at once. With older ones none stays: a link that comes
@@ -40,7 +43,13 @@ export class Apply {
     this.#hands = hands;
   }
 
-  async step(step: Exclude<Step, { do: 'end' }>, lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
+  async step(
+    step: Exclude<Step, { do: 'end' }>,
+    lease: Lease,
+    leased: Leased,
+    progress: Progress,
+    signal: AbortSignal,
+  ): Promise<Next> {
     switch (step.do) {
       case 'admit':
         return this.#admit(lease, leased, progress);
@@ -79,8 +88,12 @@ export class Apply {
     const specHash = specHashOf(leased, this.#hands.image);
     const name = instanceName(this.#hands.installationId, lease.deploymentId, generation);
     // The digest of nothing: the token is made when the container is, so a crash in between leaves none behind.
-    await this.#hands.work.admit(lease, { id: newId('ins'), generation, name, specHash, tokenDigest: '' }, progress.at('creating'));
-    return 'again';
+    await this.#hands.work.admit(
+      lease,
+      { id: newId('ins'), generation, name, specHash, tokenDigest: '' },
+      progress.at('creating'),
+    );
+    return { goOnWith: undefined };
   }
 
   async #create(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
@@ -94,8 +107,7 @@ export class Apply {
     const { dir } = await links.open(identity, digest);
     await links.writeToken(instance.id, token);
     const spec: InstanceSpec = specFor(leased, { installationId, image, linkDir: dir });
-    await runtime.create(spec);
-    return 'again';
+    return { goOnWith: await runtime.create(spec) };
   }
 
   async #start(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
@@ -114,7 +126,8 @@ export class Apply {
   }
 
   async #connect(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
-    if (progress.running !== 'connecting') await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('connecting') });
+    if (progress.running !== 'connecting')
+      await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('connecting') });
     const { id: instanceId, started_ms_ago: startedMsAgo } = liveOf(leased);
     if ((startedMsAgo ?? 0) > JUST_STARTED_MS) return { lookAgainInMs: 2_000 };
     const up = await withDeadline('the link', STAY_MS, (stay) => this.#hands.links.waitFor(instanceId, stay), signal).then(
@@ -139,7 +152,11 @@ export class Apply {
     const steady = (instance?.started_ms_ago ?? 0) >= STEADY_MS;
     const attempts = steady ? 0 : deployment.attempts;
     if (deployment.state !== 'ready') {
-      await this.#hands.work.enter(lease, { state: 'ready', reason: null, attempts, ...progress.at('ready') }, 'deployment.ready');
+      await this.#hands.work.enter(
+        lease,
+        { state: 'ready', reason: null, attempts, ...progress.at('ready') },
+        'deployment.ready',
+      );
     } else if (attempts !== deployment.attempts) {
       await this.#hands.work.enter(lease, { state: 'ready', reason: null, attempts, stage: 'ready', stages: deployment.stages });
     }

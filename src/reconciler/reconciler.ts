@@ -5,7 +5,7 @@ import { type Clock, systemClock } from '../lib/clock.js';
 import { AppError, messageOf } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
 import { Loop } from '../lib/loop.js';
-import { Apply, type Hands, STEADY_MS } from './apply.js';
+import { Apply, type Hands, type Next, STEADY_MS } from './apply.js';
 import { Sweep } from './observe.js';
 import { plan, type Step } from './plan.js';
 import { Progress } from './progress.js';
@@ -28,6 +28,9 @@ interface End {
   dueInMs: number | undefined;
   failed: boolean;
 }
+
+/** What a step left, so that it need not be looked at. */
+type Known = Extract<Next, { goOnWith: unknown }>;
 
 /** More steps than any real path has: a plan that turns in circles is cut and backed off. */
 const STEPS_AT_MOST = 40;
@@ -114,11 +117,13 @@ export class Reconciler {
   async #toTheEnd(lease: Lease, first: Leased): Promise<End> {
     const progress = new Progress(this.#clock, first.deployment.stages);
     let leased = first;
+    let known: Known | undefined;
     try {
       for (let n = 0; n < STEPS_AT_MOST && !this.#stop.signal.aborted; n++) {
-        const step = await this.#nextStep(leased);
+        const step = await this.#nextStep(leased, known);
         const next = await this.#take(step, lease, leased, progress);
-        if (next !== 'again') return next;
+        if (next !== 'again' && 'dueInMs' in next) return next;
+        known = next === 'again' ? undefined : next;
         leased = await this.#options.work.read(lease);
       }
       if (this.#stop.signal.aborted) return AT_ONCE;
@@ -130,9 +135,9 @@ export class Reconciler {
     }
   }
 
-  async #nextStep(leased: Leased): Promise<Step> {
+  async #nextStep(leased: Leased, known: Known | undefined): Promise<Step> {
     const { deployment, instance } = leased;
-    const observed = instance ? await this.#options.runtime.inspect(instance.name) : undefined;
+    const observed = known ? known.goOnWith : instance && (await this.#options.runtime.inspect(instance.name));
     return plan({
       desired: deployment.desired,
       specHash: specHashOf(leased, this.#options.image),
@@ -154,10 +159,10 @@ export class Reconciler {
     return { linkUp, unlinkedMs: this.#unlinked.look(instanceId, linkUp) };
   }
 
-  async #take(step: Step, lease: Lease, leased: Leased, progress: Progress): Promise<'again' | End> {
+  async #take(step: Step, lease: Lease, leased: Leased, progress: Progress): Promise<'again' | Known | End> {
     if (step.do !== 'end') {
       const next = await this.#apply.step(step, lease, leased, progress, this.#stop.signal);
-      return next === 'again' ? next : { dueInMs: next.lookAgainInMs, failed: false };
+      return next !== 'again' && 'lookAgainInMs' in next ? { dueInMs: next.lookAgainInMs, failed: false } : next;
     }
     await this.#apply.end(lease, leased, step.why, step.graceMs);
     if (!step.failed) return 'again';
@@ -183,7 +188,8 @@ export class Reconciler {
       try {
         for await (const event of runtime.events(this.#stop.signal)) {
           if (event.type === 'resync') this.#loops[1]?.wake();
-          else if (event.type === 'die' || event.type === 'oom' || event.type === 'remove') await work.lookAgain([event.deploymentId]);
+          else if (event.type === 'die' || event.type === 'oom' || event.type === 'remove')
+            await work.lookAgain([event.deploymentId]);
         }
       } catch (error) {
         if (!this.#stop.signal.aborted) log.warn({ err: error }, `watching the engine failed: ${messageOf(error)}`);
@@ -195,6 +201,7 @@ export class Reconciler {
 
 /** The reason shown to the tenant: our own words where the error is ours, none of the inside where it is not. */
 function reasonOf(error: unknown): string {
-  if (error instanceof AppError) return error.code === 'unavailable' ? `engine or gateway unavailable: ${error.message}` : error.message;
+  if (error instanceof AppError)
+    return error.code === 'unavailable' ? `engine or gateway unavailable: ${error.message}` : error.message;
   return 'internal error; see the log of Berth';
 }
