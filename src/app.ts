@@ -79,6 +79,7 @@ export function createApp(options: AppOptions): App {
   const idempotency = new Idempotency({ db, vault });
 
   const llm = new LlmGateway({ providers, log, ledger: usage, agents: new AgentModels({ db }) });
+  let stopping = false;
   const lookAgain = (deploymentId: string) => {
     work.lookAgain([deploymentId]).catch((error: unknown) => log.error({ err: error }, 'a deployment could not be marked'));
   };
@@ -90,7 +91,10 @@ export function createApp(options: AppOptions): App {
     handler: llm.handle,
     egress,
     onUp: ({ deploymentId }) => lookAgain(deploymentId),
-    onDown: ({ deploymentId }) => lookAgain(deploymentId),
+    onDown: ({ deploymentId }) => {
+      // The links that this process cuts as it ends say nothing of their instances.
+      if (!stopping) lookAgain(deploymentId);
+    },
     onAbuse: ({ identity, reason }) => {
       work.noteAbuse(identity.deploymentId, reason).catch((error: unknown) => log.error({ err: error }, 'abuse could not be noted'));
     },
@@ -140,6 +144,7 @@ export function createApp(options: AppOptions): App {
       reconciler.start();
     },
     async stop() {
+      stopping = true;
       await reconciler.stop();
       await llm.close();
       await links.shutdown();

@@ -10,6 +10,11 @@ export function isUniqueViolation(error: unknown, constraint?: string): boolean 
   return constraint === undefined || (error as { constraint?: unknown }).constraint === constraint;
 }
 
+/** Whether a row that the statement refers to is not there (any more). */
+export function isForeignKeyViolation(error: unknown): boolean {
+  return codeOf(error) === '23503';
+}
+
 // Postgres: 08 connection exceptions, 57P01-03 the server stops, restarts or starts, 53300 too many connections. The rest is
 // the system's.
 const UNREACHABLE =

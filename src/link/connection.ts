@@ -67,7 +67,7 @@ export class LinkConnection implements Link {
     this.#session = http2.connect('http://berth', { createConnection: () => socket, ...sessionOptions(limits) });
     this.#timer = setTimeout(() => this.close('the peer does not speak HTTP/2'), limits.handshakeMs);
     this.#session.once('remoteSettings', () => this.#onSettings());
-    this.#session.once('goaway', () => this.#onGoaway());
+    this.#session.once('goaway', (code) => this.#onGoaway(code));
     this.#session.on('error', (error: NodeJS.ErrnoException) => this.#onError(error));
     this.#session.once('close', () => this.#onClose());
   }
@@ -182,7 +182,9 @@ export class LinkConnection implements Link {
     this.#events.onUp();
   }
 
-  #onGoaway(): void {
+  #onGoaway(code: number): void {
+    // Not a farewell but a refusal: the instance would keep a connection that it no longer serves, and not dial anew.
+    if (code !== http2.constants.NGHTTP2_NO_ERROR) return this.close(`the instance ended the connection with error ${code}`);
     this.#reason ??= 'the instance is going away';
     this.#down();
     clearTimeout(this.#timer);

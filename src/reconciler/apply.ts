@@ -91,7 +91,7 @@ export class Apply {
     await this.#hands.work.admit(
       lease,
       { id: newId('ins'), generation, name, specHash, tokenDigest: '' },
-      progress.at('creating'),
+      progress.at('creating', leased.deployment.updated_at),
     );
     return { goOnWith: undefined };
   }
@@ -157,10 +157,15 @@ export class Apply {
         { state: 'ready', reason: null, attempts, ...progress.at('ready') },
         'deployment.ready',
       );
-    } else if (attempts !== deployment.attempts) {
-      await this.#hands.work.enter(lease, { state: 'ready', reason: null, attempts, stage: 'ready', stages: deployment.stages });
+      return { lookAgainInMs: attempts > 0 ? STEADY_MS : undefined };
     }
-    return { lookAgainInMs: attempts > 0 ? STEADY_MS : undefined };
+    // What was noted of a running instance, such as a link that was cut for abuse, stands for a while.
+    const isOld = Date.now() - deployment.updated_at.getTime() >= STEADY_MS;
+    const reason = isOld ? null : deployment.reason;
+    if (attempts !== deployment.attempts || reason !== deployment.reason) {
+      await this.#hands.work.enter(lease, { state: 'ready', reason, attempts, stage: 'ready', stages: deployment.stages });
+    }
+    return { lookAgainInMs: attempts > 0 || reason !== null ? STEADY_MS : undefined };
   }
 }
 

@@ -47,6 +47,7 @@ export class Sweep {
     await this.#removeOrphans(instances.filter((one) => !liveIds.has(one.instanceId)));
     await this.#removeFolders(folders.filter((id) => !liveIds.has(id)));
     await this.#removeVolumes(volumes);
+    await work.pruneEnded();
   }
 
   #unlinked(running: LiveInstance[]): LiveInstance[] {

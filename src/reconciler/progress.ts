@@ -22,13 +22,18 @@ export class Progress {
     return last?.ms === undefined ? last?.stage : undefined;
   }
 
-  /** Closes the stage that runs and opens this one; `creating` begins a new list, `ready` takes no time. */
-  at(stage: Stage): { stage: Stage; stages: StageTiming[] } {
+  /** Closes the stage that runs and opens this one; `creating` begins a new list, after the time since `queuedSince`; `ready` takes none. */
+  at(stage: Stage, queuedSince?: Date): { stage: Stage; stages: StageTiming[] } {
     const nowMs = this.#clock.now();
-    const kept = stage === 'creating' ? [] : this.close().filter((timing) => timing.stage !== stage);
+    const kept = stage === 'creating' ? this.#queued(nowMs, queuedSince) : this.close().filter((timing) => timing.stage !== stage);
     const opened: StageTiming = { stage, started_at: new Date(nowMs).toISOString(), ...(stage === 'ready' ? { ms: 0 } : {}) };
     this.#stages = [...kept, opened];
     return { stage, stages: this.#stages };
+  }
+
+  #queued(nowMs: number, since: Date | undefined): StageTiming[] {
+    if (since === undefined) return this.#stages.filter((timing) => timing.stage === 'queued');
+    return [{ stage: 'queued', started_at: since.toISOString(), ms: Math.max(0, nowMs - since.getTime()) }];
   }
 
   /** Closes the stage that runs: the attempt ended in it. */

@@ -34,6 +34,8 @@ type Known = Extract<Next, { goOnWith: unknown }>;
 
 /** More steps than any real path has: a plan that turns in circles is cut and backed off. */
 const STEPS_AT_MOST = 40;
+/** How the reason begins where the engine or a gateway did not answer. */
+const UNAVAILABLE = 'engine or gateway unavailable';
 const BACKOFF = { firstMs: 500, maxMs: 60_000 };
 const RENEW_EVERY_MS = 3_000;
 const AT_ONCE: End = { dueInMs: 0, failed: false };
@@ -177,8 +179,16 @@ export class Reconciler {
     this.#options.log.warn({ deployment: lease.deploymentId, attempts, err: cause }, `deployment failed: ${reason}`);
     const stage = progress.stage ?? 'queued';
     const state = leased.deployment.desired === 'deleted' ? 'deleting' : 'failing';
-    await this.#options.work.enter(lease, { state, stage, stages: progress.close(), reason, attempts }, 'deployment.failed');
+    // The same failure again is no news: one event a reason, however often it is tried.
+    const event = leased.deployment.reason === reason ? undefined : 'deployment.failed';
+    await this.#options.work.enter(lease, { state, stage, stages: progress.close(), reason, attempts }, event);
     return { dueInMs: backoffMs(attempts, BACKOFF), failed: true };
+  }
+
+  /** The engine is there, again or for the first time: what failed for want of it need not wait, and everything is looked at. */
+  async #afterGap(): Promise<void> {
+    await this.#options.work.endPausesFor(UNAVAILABLE);
+    this.#loops[1]?.wake();
   }
 
   /** What the runtime sees happen makes its deployment due; after a gap everything is looked at. */
@@ -187,7 +197,7 @@ export class Reconciler {
     while (!this.#stop.signal.aborted) {
       try {
         for await (const event of runtime.events(this.#stop.signal)) {
-          if (event.type === 'resync') this.#loops[1]?.wake();
+          if (event.type === 'resync') await this.#afterGap();
           else if (event.type === 'die' || event.type === 'oom' || event.type === 'remove')
             await work.lookAgain([event.deploymentId]);
         }
@@ -202,6 +212,6 @@ export class Reconciler {
 /** The reason shown to the tenant: our own words where the error is ours, none of the inside where it is not. */
 function reasonOf(error: unknown): string {
   if (error instanceof AppError)
-    return error.code === 'unavailable' ? `engine or gateway unavailable: ${error.message}` : error.message;
+    return error.code === 'unavailable' ? `${UNAVAILABLE}: ${error.message}` : error.message;
   return 'internal error; see the log of Berth';
 }

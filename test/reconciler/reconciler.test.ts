@@ -63,6 +63,7 @@ describe('the reconciler', () => {
     expect((await app.get('/ready')).json).toMatchObject({ status: 'degraded', parts: { database: { status: 'ok' }, engine: { status: 'unavailable' } } });
     expect((await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: 'hi' }] })).status).toBe(200);
     app.engine.comeBack();
+    // At once: it does not wait for the end of a pause that grew while the engine was away.
     await app.ready(fresh);
   });
 

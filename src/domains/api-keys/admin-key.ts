@@ -1,6 +1,7 @@
-import { open, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newId } from '../../lib/ids.js';
+import { writeOnce } from '../../lib/write-once.js';
 import { newKeyText } from './key-text.js';
 
 /**
@@ -11,18 +12,7 @@ export async function loadOrCreateAdminKey(dataDir: string, fromEnvironment: str
   const path = join(dataDir, 'admin.key');
   if (fromEnvironment !== undefined) return { key: fromEnvironment, made: false, path };
   const key = newKeyText('admin', newId('key'));
-  try {
-    const file = await open(path, 'wx', 0o600);
-    try {
-      await file.writeFile(`${key}\n`);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    return { key, made: true, path };
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-  }
+  if (await writeOnce(path, `${key}\n`)) return { key, made: true, path };
   const kept = (await readFile(path, 'utf8')).trim();
   if (kept.length < 32) throw new Error(`${path} holds no key: remove it to have a new one made`);
   return { key: kept, made: false, path };

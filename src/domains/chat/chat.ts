@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Kysely, Transaction } from 'kysely';
+import { isForeignKeyViolation } from '../../db/errors.js';
 import type { Schema } from '../../db/schema.js';
 import type { Bus } from '../../events/bus.js';
 import { News } from '../../events/news.js';
@@ -123,14 +124,33 @@ export class Chat {
   ): Promise<{ id: string | null; isNew: boolean }> {
     if (memory.kind === 'none') return { id: null, isNew: false };
     if (memory.kind === 'external') {
-      return { id: await store.conversationOfExternalUser(this.#db, userId, agentId, memory.user, newId('cnv')), isNew: false };
+      return { id: await this.#externalConversation(userId, agentId, memory.user), isNew: false };
     }
     if (memory.id === undefined) return { id: newId('cnv'), isNew: true };
     if (await store.findConversation(this.#db, userId, agentId, memory.id)) return { id: memory.id, isNew: false };
     throw new AppError('not_found', 'conversation not found');
   }
 
-  #openJournal(prepared: PreparedTurn): Promise<void> {
+  async #externalConversation(userId: string, agentId: string, externalUser: string): Promise<string> {
+    try {
+      return await store.conversationOfExternalUser(this.#db, userId, agentId, externalUser, newId('cnv'));
+    } catch (error) {
+      if (isForeignKeyViolation(error)) throw new AppError('not_found', 'agent not found', { cause: error });
+      throw error;
+    }
+  }
+
+  async #openJournal(prepared: PreparedTurn): Promise<void> {
+    try {
+      await this.#insertTurn(prepared);
+    } catch (error) {
+      // Deleted since it was found.
+      if (isForeignKeyViolation(error)) throw new AppError('not_found', 'agent not found', { cause: error });
+      throw error;
+    }
+  }
+
+  #insertTurn(prepared: PreparedTurn): Promise<void> {
     const { turnId: id, userId, route, conversationId, wish } = prepared;
     const turn = { id, agentId: route.agentId, conversationId, processId: this.#options.processId, messages: wish.messages };
     if (prepared.isNewConversation && conversationId !== null)

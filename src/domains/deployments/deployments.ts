@@ -161,6 +161,7 @@ function summarise(user: string, deployments: DeploymentStatus[]): DeployStatus 
 }
 
 function rank(status: DeploymentStatus): number {
-  if (status.state === 'failing') return -1;
+  if (status.state === 'failing') return -2;
+  if (status.state === 'deleting') return -1;
   return STAGES.indexOf(status.stage);
 }

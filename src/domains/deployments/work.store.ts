@@ -240,3 +240,19 @@ export async function noteReasonAcrossTenants(db: Db, deploymentId: string, reas
     .where('id', '=', deploymentId)
     .execute();
 }
+
+export async function endPausesAcrossTenants(db: Db, reason: string): Promise<string[]> {
+  const rows = await db
+    .updateTable('deployments')
+    .set({ due_at: sql<Date>`now()` })
+    .where('state', 'in', ['failing', 'deleting'])
+    .where('reason', 'like', `${reason}%`)
+    .where('lease_owner', 'is', null)
+    .returning('id')
+    .execute();
+  return rows.map((row) => row.id);
+}
+
+export async function pruneEndedAcrossTenants(db: Db, days: number): Promise<void> {
+  await db.deleteFrom('instances').where('ended_at', '<', sql<Date>`now() - make_interval(days => ${days})`).execute();
+}

@@ -160,6 +160,16 @@ export class DeploymentWork {
     }));
   }
 
+  /** Ends the pause of every deployment that failed with a reason that begins so. */
+  async endPausesFor(reason: string): Promise<void> {
+    for (const id of await store.endPausesAcrossTenants(this.#db, reason)) this.#bus.publish('deployment', id);
+  }
+
+  /** Forgets instances that ended a week ago. */
+  pruneEnded(): Promise<void> {
+    return store.pruneEndedAcrossTenants(this.#db, 7);
+  }
+
   /** What a deployment's instances may reach; closed where there is no such deployment. */
   async networkOf(deploymentId: string): Promise<NetworkPolicy> {
     return (await store.readNetworkAcrossTenants(this.#db, deploymentId)) ?? { mode: 'closed' };

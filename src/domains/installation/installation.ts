@@ -1,11 +1,12 @@
 import { randomBytes, randomInt } from 'node:crypto';
-import { mkdir, open, readFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import type { Job } from '../../lib/loop.js';
+import { writeOnce } from '../../lib/write-once.js';
 import type { Vault } from '../../vault/vault.js';
 import * as store from './installation.store.js';
 
@@ -52,17 +53,7 @@ function newInstallation(vault: Vault) {
 async function matchFolder(dataDir: string, id: string): Promise<void> {
   const path = join(dataDir, 'installation.id');
   await mkdir(dataDir, { recursive: true, mode: 0o700 });
-  try {
-    const file = await open(path, 'wx', 0o600);
-    try {
-      await file.writeFile(`${id}\n`);
-    } finally {
-      await file.close();
-    }
-    return;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-  }
+  if (await writeOnce(path, `${id}\n`)) return;
   const onDisk = (await readFile(path, 'utf8')).trim();
   if (onDisk === id) return;
   throw new Error(
