@@ -59,12 +59,16 @@ export async function* readGatewayStream(
   });
   const decoder = new TextDecoder();
   const watch = new Watch(body, limits);
+  let finished = false;
   try {
-    for await (const bytes of body as AsyncIterable<Buffer>) {
+    for await (const bytes of body.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
       watch.pause(bytes.length);
       parser.feed(decoder.decode(bytes, { stream: true }));
       for (const event of pending.splice(0)) {
-        if (event.data === '[DONE]') return;
+        if (event.data === '[DONE]') {
+          finished = true;
+          return;
+        }
         const parsed = parseEvent(event);
         if (!parsed) continue;
         watch.note(parsed);
@@ -75,8 +79,22 @@ export async function* readGatewayStream(
     throw new AppError('upstream_error', 'the agent stopped in the midst of its answer');
   } finally {
     watch.end();
-    body.destroy();
+    if (finished) letEnd(body);
+    else body.destroy();
   }
+}
+
+/** What comes after the last event. */
+const END_WITHIN_MS = 1_000;
+
+/**
+ * Lets a stream that has said all come to its own end. A reset would do, but an HTTP/2 server counts resets, and after a thousand of them it
+ * takes its client for an attacker and hangs up.
+ */
+function letEnd(body: Readable): void {
+  const timer = setTimeout(() => body.destroy(), END_WITHIN_MS).unref();
+  body.once('close', () => clearTimeout(timer));
+  body.on('data', () => undefined).resume();
 }
 
 /** Holds one stream to its limits. Time that the reader takes is not the gateway's silence. */
