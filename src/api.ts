@@ -65,6 +65,9 @@ export function createApi(parts: ApiParts): Router {
   app.route('/', readyRoutes({ health }));
   app.route('/', metricsRoutes(metrics));
   app.route('/', docsRoutes());
-  app.route('/', openApiRoutes(app, { title: 'Berth', version, description: "A container of its own for every user's AI agents." }));
+  app.route(
+    '/',
+    openApiRoutes(app, { title: 'Berth', version, description: "A container of its own for every user's AI agents." }),
+  );
   return app;
 }

@@ -96,7 +96,9 @@ export function createApp(options: AppOptions): App {
       if (!stopping) lookAgain(deploymentId);
     },
     onAbuse: ({ identity, reason }) => {
-      work.noteAbuse(identity.deploymentId, reason).catch((error: unknown) => log.error({ err: error }, 'abuse could not be noted'));
+      work
+        .noteAbuse(identity.deploymentId, reason)
+        .catch((error: unknown) => log.error({ err: error }, 'abuse could not be noted'));
     },
   });
   const gateway = new GatewayClient({ links, ...(options.gateway ? { limits: options.gateway } : {}) });
@@ -111,7 +113,22 @@ export function createApp(options: AppOptions): App {
   const health = new Health({ db, runtime });
   const metrics = new HttpMetrics(undefined, { process: true });
 
-  const api = createApi({ agents, chat, completions, deployments, health, keys, logs, metrics, publicUrl: config.publicUrl, stream: options.stream, tiers, usage, users, version });
+  const api = createApi({
+    agents,
+    chat,
+    completions,
+    deployments,
+    health,
+    keys,
+    logs,
+    metrics,
+    publicUrl: config.publicUrl,
+    stream: options.stream,
+    tiers,
+    usage,
+    users,
+    version,
+  });
   const edge = new Edge(api, {
     authenticator: keys,
     directory: users,
@@ -124,13 +141,26 @@ export function createApp(options: AppOptions): App {
   });
 
   const { orphanGraceMs, agentImage: image } = config;
-  const reconciler = new Reconciler({ work, runtime, links, gateway, installationId: installation.id, image, bus, log, orphanGraceMs, ...options.reconciler });
+  const reconciler = new Reconciler({
+    work,
+    runtime,
+    links,
+    gateway,
+    installationId: installation.id,
+    image,
+    bus,
+    log,
+    orphanGraceMs,
+    ...options.reconciler,
+  });
   const linkSync = new Loop(linkSyncJob({ work, links, log, onEnded: (instanceId) => egress.forget(instanceId) }), log);
   const erase = new Loop(eraseUsersJob(users), log);
   const loops = [
     linkSync,
     erase,
-    ...[heartbeatJob(db, processId), usageJob(usage), settleTurnsJob(chat), pruneIdempotencyJob(idempotency)].map((job) => new Loop(job, log)),
+    ...[heartbeatJob(db, processId), usageJob(usage), settleTurnsJob(chat), pruneIdempotencyJob(idempotency)].map(
+      (job) => new Loop(job, log),
+    ),
   ];
 
   return {

@@ -48,7 +48,9 @@ export class ConfigError extends Error {
   readonly problems: string[];
 
   constructor(problems: string[]) {
-    super(`The environment has ${problems.length === 1 ? 'a mistake' : `${problems.length} mistakes`}:\n  ${problems.join('\n  ')}`);
+    super(
+      `The environment has ${problems.length === 1 ? 'a mistake' : `${problems.length} mistakes`}:\n  ${problems.join('\n  ')}`,
+    );
     this.name = 'ConfigError';
     this.problems = problems;
   }
@@ -61,22 +63,37 @@ const integer = (min: number, max: number) =>
     .transform(Number)
     .refine((n) => n >= min && n <= max, `must be a whole number from ${min} to ${max}`);
 const url = (protocols: string[]) =>
-  z.string().refine((text) => URL.canParse(text) && protocols.includes(new URL(text).protocol), `must be a URL beginning with ${protocols.map((p) => `${p}//`).join(' or ')}`);
+  z
+    .string()
+    .refine(
+      (text) => URL.canParse(text) && protocols.includes(new URL(text).protocol),
+      `must be a URL beginning with ${protocols.map((p) => `${p}//`).join(' or ')}`,
+    );
 const flag = z.enum(['on', 'off'], { error: 'must be on or off' }).transform((text) => text === 'on');
-const list = z.string().transform((text) => text.split(',').map((part) => part.trim()).filter(Boolean));
+const list = z.string().transform((text) =>
+  text
+    .split(',')
+    .map((part) => part.trim())
+    .filter(Boolean),
+);
 /** What agents use when a provider's key is set and DEFAULT_MODEL is not: the first provider with a key. */
 const MODEL_OF_KEY = [
   ['OPENAI_API_KEY', 'openai/gpt-4.1-mini'],
   ['ANTHROPIC_API_KEY', 'anthropic/claude-sonnet-4-5'],
 ] as const;
-const networks = list.refine((entries) => entries.every(isNetwork), 'must be addresses or networks separated by commas, such as 10.0.0.0/8 or 192.0.2.1');
+const networks = list.refine(
+  (entries) => entries.every(isNetwork),
+  'must be addresses or networks separated by commas, such as 10.0.0.0/8 or 192.0.2.1',
+);
 const modelName = z.string().regex(/^[a-z0-9_-]+\/\S+$/, 'must be provider/model, such as demo/echo');
 
 /** Every setting. The table in docs/operations.md names the same ones: a test compares them. */
 export const Environment = z.object({
   HOST: z.string().default('127.0.0.1'),
   PORT: integer(0, 65_535).default(8080),
-  PUBLIC_URL: url(['http:', 'https:']).transform((text) => text.replace(/\/+$/, '')).optional(),
+  PUBLIC_URL: url(['http:', 'https:'])
+    .transform((text) => text.replace(/\/+$/, ''))
+    .optional(),
   DATA_DIR: z.string().default('./data'),
   LINK_DIR: z.string().optional(),
   RUNTIME: z.enum(['docker', 'process'], { error: 'must be docker or process' }).default('docker'),
@@ -86,7 +103,11 @@ export const Environment = z.object({
   OPENAI_BASE_URL: url(['http:', 'https:']).optional(),
   ANTHROPIC_BASE_URL: url(['http:', 'https:']).optional(),
   DEFAULT_MODEL: modelName.optional(),
-  LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], { error: 'must be trace, debug, info, warn, error, fatal or silent' }).default('info'),
+  LOG_LEVEL: z
+    .enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], {
+      error: 'must be trace, debug, info, warn, error, fatal or silent',
+    })
+    .default('info'),
   CORS_ORIGINS: list.default([]),
   TRUSTED_PROXIES: networks.default([]),
   EGRESS_DENY: networks.default([]),

@@ -36,12 +36,26 @@ async function run(): Promise<void> {
     const admin = await loadOrCreateAdminKey(config.dataDir, secrets.adminApiKey);
     const runtime = createRuntime(config, installation.id, log);
     const processId = `p${randomBytes(4).toString('hex')}`;
-    const app = createApp({ config, secrets, adminKey: admin.key, database, vault, installation, runtime, processId, version: version(), log });
+    const app = createApp({
+      config,
+      secrets,
+      adminKey: admin.key,
+      database,
+      vault,
+      installation,
+      runtime,
+      processId,
+      version: version(),
+      log,
+    });
     closers.push(() => app.stop());
     await app.start();
     const { url, close } = await listen(config, app);
     closers.push(close);
-    log.info({ url, installation: installation.id, process: processId, database: database.kind, runtime: runtime.name }, `Berth listens on ${url}`);
+    log.info(
+      { url, installation: installation.id, process: processId, database: database.kind, runtime: runtime.name },
+      `Berth listens on ${url}`,
+    );
     // Not through the logger, which keeps keys out: shown on the first start only, to whoever started it.
     if (admin.made) process.stdout.write(`Admin key (shown once; kept in ${admin.path}): ${admin.key}\n`);
   } catch (error) {
@@ -51,7 +65,11 @@ async function run(): Promise<void> {
 }
 
 /** Opens the vault and proves by the installation's row that its master key is the right one. */
-async function unlock(database: Database, config: Config, secrets: Secrets): Promise<{ vault: Vault; installation: Installation }> {
+async function unlock(
+  database: Database,
+  config: Config,
+  secrets: Secrets,
+): Promise<{ vault: Vault; installation: Installation }> {
   const { masterKey, previous, madeFile } = await loadOrCreateMasterKey(config.dataDir, secrets);
   const vault = await Vault.open({ masterKey, previous });
   wipe(masterKey);
@@ -81,10 +99,19 @@ function stopOnce(closers: Closer[], log: Log): (exitCode: number, error?: unkno
 }
 
 function createRuntime(config: Config, installationId: string, log: Log): Runtime {
-  if (config.runtime === 'docker') return new DockerRuntime({ installationId, log, ...(config.dockerHost ? { dockerHost: config.dockerHost } : {}) });
-  log.warn('RUNTIME=process: agents run as plain processes of this user, without any isolation. For trying Berth out, never for tenants.');
+  if (config.runtime === 'docker')
+    return new DockerRuntime({ installationId, log, ...(config.dockerHost ? { dockerHost: config.dockerHost } : {}) });
+  log.warn(
+    'RUNTIME=process: agents run as plain processes of this user, without any isolation. For trying Berth out, never for tenants.',
+  );
   const gatewayPath = fileURLToPath(new URL('agent-image/dist/gateway.mjs', projectRoot()));
-  return new ProcessRuntime({ installationId, dataDir: `${config.dataDir}/process`, gatewayPath, log, allowTools: config.processTools });
+  return new ProcessRuntime({
+    installationId,
+    dataDir: `${config.dataDir}/process`,
+    gatewayPath,
+    log,
+    allowTools: config.processTools,
+  });
 }
 
 async function listen(config: Config, app: ReturnType<typeof createApp>): Promise<{ url: string; close: Closer }> {

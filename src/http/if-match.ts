@@ -7,5 +7,7 @@ export function ifMatch(c: Context): number | undefined {
   if (header === undefined || header.trim() === '*') return undefined;
   const match = /^"(\d{1,9})"$/.exec(header.trim());
   if (match) return Number(match[1]);
-  throw new AppError('invalid_request', 'invalid If-Match', { fields: [{ path: 'If-Match', message: 'must be one version in quotes, as in ETag: "3"' }] });
+  throw new AppError('invalid_request', 'invalid If-Match', {
+    fields: [{ path: 'If-Match', message: 'must be one version in quotes, as in ETag: "3"' }],
+  });
 }

@@ -4,7 +4,13 @@ import { z } from '@hono/zod-openapi';
 export const PageQuery = z.object({
   cursor: z.string().max(200).optional().openapi({ description: 'The `next_cursor` of an earlier answer.' }),
   limit: z.coerce.number().int().min(1).max(200).optional().openapi({ description: 'Rows at most; 50 unless told.' }),
-  offset: z.coerce.number().int().min(0).max(1_000_000).optional().openapi({ description: 'Rows to pass over; a cursor is cheaper.' }),
+  offset: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .max(1_000_000)
+    .optional()
+    .openapi({ description: 'Rows to pass over; a cursor is cheaper.' }),
 });
 
 /** The answer of every list. */

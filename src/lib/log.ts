@@ -4,8 +4,21 @@ export type Log = Logger;
 
 /** Keys that never reach a log line, at any of these depths. A test logs each of them and looks. */
 export const REDACTED_KEYS = [
-  'authorization', 'x-api-key', 'cookie', 'set-cookie', 'proxy-authorization', 'password', 'secret', 'token', 'apiKey', 'api_key',
-  'key', 'masterKey', 'pepper', 'messages', 'content',
+  'authorization',
+  'x-api-key',
+  'cookie',
+  'set-cookie',
+  'proxy-authorization',
+  'password',
+  'secret',
+  'token',
+  'apiKey',
+  'api_key',
+  'key',
+  'masterKey',
+  'pepper',
+  'messages',
+  'content',
 ] as const;
 
 /** The process's logger: JSON lines on stdout, credentials and message content redacted. */

@@ -23,7 +23,11 @@ export function encodeCursor(id: string): string {
 }
 
 /** Reads `?cursor=&limit=&offset=` as validated by the edge. */
-export function pageRequest(query: { cursor?: string | undefined; limit?: number | undefined; offset?: number | undefined }): PageRequest {
+export function pageRequest(query: {
+  cursor?: string | undefined;
+  limit?: number | undefined;
+  offset?: number | undefined;
+}): PageRequest {
   const after = query.cursor === undefined ? undefined : Buffer.from(query.cursor, 'base64url').toString('utf8');
   if (after !== undefined && !/^[a-z]{3}_[0-9a-z]{26}$/.test(after)) {
     throw new AppError('invalid_request', 'invalid cursor', {

@@ -274,7 +274,9 @@ export class InstanceListener {
   #shut(reason: string): void {
     if (this.#closed || this.#relisten) return;
     const lengthMs = this.#punish(reason);
-    void this.#unlisten().catch((error: unknown) => this.#options.log.error({ err: error }, 'could not take down an instance socket'));
+    void this.#unlisten().catch((error: unknown) =>
+      this.#options.log.error({ err: error }, 'could not take down an instance socket'),
+    );
     this.#relisten = setTimeout(() => {
       this.#relisten = undefined;
       this.listen().catch((error: unknown) => this.#options.log.error({ err: error }, 'could not listen again'));

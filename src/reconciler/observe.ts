@@ -40,7 +40,9 @@ export class Sweep {
     const folders = await links.list();
     const live = await work.liveInstances();
     const liveIds = new Set(live.map((instance) => instance.id));
-    const running = new Set(instances.filter((one) => one.state === 'running' || one.state === 'paused').map((one) => one.instanceId));
+    const running = new Set(
+      instances.filter((one) => one.state === 'running' || one.state === 'paused').map((one) => one.instanceId),
+    );
     const unlinked = this.#unlinked(live.filter((one) => one.started && running.has(one.id)));
     const died = live.filter((one) => one.started && !running.has(one.id));
     await work.lookAgain([...new Set([...died, ...unlinked].map((one) => one.deploymentId))]);

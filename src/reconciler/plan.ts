@@ -7,7 +7,9 @@ export interface Situation {
   specHash: string;
   configVersion: number;
   /** The instance that the database says lives. */
-  instance: { specHash: string; appliedVersion: number; startedMsAgo: number | undefined; runtimeStartedAtMs: number | undefined } | undefined;
+  instance:
+    | { specHash: string; appliedVersion: number; startedMsAgo: number | undefined; runtimeStartedAtMs: number | undefined }
+    | undefined;
   /** What the runtime says of it. */
   observed: Observed | undefined;
   linkUp: boolean;
@@ -56,7 +58,8 @@ function planMissing(startedMsAgo: number | undefined): Step {
 function planRunning(situation: Situation, instance: NonNullable<Situation['instance']>): Step {
   // Not noted yet, or restarted from outside: starting what runs changes nothing, and notes when it began.
   if (instance.startedMsAgo === undefined) return { do: 'start' };
-  if (situation.observed?.startedAt !== undefined && situation.observed.startedAt !== instance.runtimeStartedAtMs) return { do: 'start' };
+  if (situation.observed?.startedAt !== undefined && situation.observed.startedAt !== instance.runtimeStartedAtMs)
+    return { do: 'start' };
   if (!situation.linkUp) {
     if (situation.unlinkedMs < CONNECT_TIMEOUT_MS) return { do: 'connect' };
     return { do: 'end', why: `its gateway has had no link for ${CONNECT_TIMEOUT_MS / 1000} s`, failed: true, graceMs: 0 };

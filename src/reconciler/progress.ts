@@ -25,7 +25,8 @@ export class Progress {
   /** Closes the stage that runs and opens this one; `creating` begins a new list, after the time since `queuedSince`; `ready` takes none. */
   at(stage: Stage, queuedSince?: Date): { stage: Stage; stages: StageTiming[] } {
     const nowMs = this.#clock.now();
-    const kept = stage === 'creating' ? this.#queued(nowMs, queuedSince) : this.close().filter((timing) => timing.stage !== stage);
+    const kept =
+      stage === 'creating' ? this.#queued(nowMs, queuedSince) : this.close().filter((timing) => timing.stage !== stage);
     const opened: StageTiming = { stage, started_at: new Date(nowMs).toISOString(), ...(stage === 'ready' ? { ms: 0 } : {}) };
     this.#stages = [...kept, opened];
     return { stage, stages: this.#stages };
@@ -39,7 +40,9 @@ export class Progress {
   /** Closes the stage that runs: the attempt ended in it. */
   close(): StageTiming[] {
     const nowMs = this.#clock.now();
-    this.#stages = this.#stages.map((timing) => (timing.ms === undefined ? { ...timing, ms: Math.max(0, nowMs - Date.parse(timing.started_at)) } : timing));
+    this.#stages = this.#stages.map((timing) =>
+      timing.ms === undefined ? { ...timing, ms: Math.max(0, nowMs - Date.parse(timing.started_at)) } : timing,
+    );
     return this.#stages;
   }
 }

@@ -211,7 +211,6 @@ export class Reconciler {
 
 /** The reason shown to the tenant: our own words where the error is ours, none of the inside where it is not. */
 function reasonOf(error: unknown): string {
-  if (error instanceof AppError)
-    return error.code === 'unavailable' ? `${UNAVAILABLE}: ${error.message}` : error.message;
+  if (error instanceof AppError) return error.code === 'unavailable' ? `${UNAVAILABLE}: ${error.message}` : error.message;
   return 'internal error; see the log of Berth';
 }

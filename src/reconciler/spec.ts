@@ -9,12 +9,22 @@ export function instanceName(installationId: string, deploymentId: string, gener
 
 /** What an instance must be made of; a change of any of it needs another container. */
 export function specHashOf({ deployment }: Leased, image: string): string {
-  const wish = { image, memory: deployment.memory_mib, cpu: deployment.cpu_millis, pids: deployment.pids, uid: deployment.uid, volume: deployment.volume };
+  const wish = {
+    image,
+    memory: deployment.memory_mib,
+    cpu: deployment.cpu_millis,
+    pids: deployment.pids,
+    uid: deployment.uid,
+    volume: deployment.volume,
+  };
   return createHash('sha256').update(JSON.stringify(wish)).digest('hex').slice(0, 16);
 }
 
 /** The full wish for the live instance. */
-export function specFor({ deployment, instance }: Leased, surroundings: { installationId: string; image: string; linkDir: string }): InstanceSpec {
+export function specFor(
+  { deployment, instance }: Leased,
+  surroundings: { installationId: string; image: string; linkDir: string },
+): InstanceSpec {
   if (!instance) throw new Error(`deployment ${deployment.id} has no live instance`);
   return {
     ...surroundings,

@@ -6,7 +6,24 @@ import { type Answer, startApp, type TestApp } from '../support/app.js';
 import { databaseKinds } from '../support/database.js';
 import { until } from '../support/until.js';
 
-const NAMES_REFUSED = ['', '-a', 'A', 'a b', 'ä', '😀', 'a/b', '..', 'a\0b', 'me', 'memories', 'usr_x', 'agt_1', 'dep_', 'x'.repeat(65), 'y'.repeat(10_000)];
+const NAMES_REFUSED = [
+  '',
+  '-a',
+  'A',
+  'a b',
+  'ä',
+  '😀',
+  'a/b',
+  '..',
+  'a\0b',
+  'me',
+  'memories',
+  'usr_x',
+  'agt_1',
+  'dep_',
+  'x'.repeat(65),
+  'y'.repeat(10_000),
+];
 
 describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) => {
   let app: TestApp;
@@ -34,12 +51,15 @@ describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) =
       expect(answers.map((answer) => answer.status).toSorted()).toEqual([201, 409, 409, 409]);
     });
 
-    test.each(NAMES_REFUSED.map((name) => [name.length > 70 ? `${name.length} characters` : JSON.stringify(name), name]))('the name %s is refused, naming the field and not the value', async (_, name) => {
-      const answer = await app.post('/api/v1/users', app.adminKey, { name });
-      expect(answer.status).toBe(400);
-      expect(answer.json.fields[0].path).toBe('name');
-      if (name.length > 70 || /[^a-z_0-9]/i.test(name)) expect(answer.text).not.toContain(JSON.stringify(name));
-    });
+    test.each(NAMES_REFUSED.map((name) => [name.length > 70 ? `${name.length} characters` : JSON.stringify(name), name]))(
+      'the name %s is refused, naming the field and not the value',
+      async (_, name) => {
+        const answer = await app.post('/api/v1/users', app.adminKey, { name });
+        expect(answer.status).toBe(400);
+        expect(answer.json.fields[0].path).toBe('name');
+        if (name.length > 70 || /[^a-z_0-9]/i.test(name)) expect(answer.text).not.toContain(JSON.stringify(name));
+      },
+    );
 
     test('an unknown tier names those there are', async () => {
       const answer = await app.post('/api/v1/users', app.adminKey, { name: 'heidi', tier: 'gold' });
@@ -67,8 +87,12 @@ describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) =
     test('a change of tier guarded by an old version changes nothing', async () => {
       const user = await app.user(undefined, 'free');
       const path = `/api/v1/users/${user.id}/tier`;
-      expect((await app.call('PUT', path, { key: app.adminKey, body: { tier: 'pro' }, headers: { 'if-match': '"1"' } })).json.version).toBe(2);
-      expect((await app.call('PUT', path, { key: app.adminKey, body: { tier: 'free' }, headers: { 'if-match': '"1"' } })).status).toBe(412);
+      expect(
+        (await app.call('PUT', path, { key: app.adminKey, body: { tier: 'pro' }, headers: { 'if-match': '"1"' } })).json.version,
+      ).toBe(2);
+      expect(
+        (await app.call('PUT', path, { key: app.adminKey, body: { tier: 'free' }, headers: { 'if-match': '"1"' } })).status,
+      ).toBe(412);
       expect((await app.get(`/api/v1/users/${user.id}`, app.adminKey)).json.tier).toBe('pro');
     });
   });
@@ -80,7 +104,11 @@ describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) =
       expect((await app.get('/api/v1/users/me', made.api_key)).status).toBe(200);
       const list = await app.get('/api/v1/keys', user.key);
       expect(list.text).not.toContain(made.api_key);
-      expect(list.json.data.find((key: { id: string }) => key.id === made.id)).toMatchObject({ name: 'laptop', status: 'active', masked: expect.stringContaining(made.api_key.slice(-4)) });
+      expect(list.json.data.find((key: { id: string }) => key.id === made.id)).toMatchObject({
+        name: 'laptop',
+        status: 'active',
+        masked: expect.stringContaining(made.api_key.slice(-4)),
+      });
       expect((await app.call('DELETE', `/api/v1/keys/${made.id}`, { key: user.key })).status).toBe(204);
       expect((await app.get('/api/v1/users/me', made.api_key)).status).toBe(401);
     });
@@ -191,7 +219,10 @@ describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) =
       const agent = await app.agent(user, 'a');
       await app.ready(user);
       const before = (await app.get('/api/v1/deploy/status', user.key)).json.deployments[0].instance.id;
-      const changed = await app.call('PUT', '/api/v1/agents/a', { key: user.key, body: { instructions: 'be brief', description: null } });
+      const changed = await app.call('PUT', '/api/v1/agents/a', {
+        key: user.key,
+        body: { instructions: 'be brief', description: null },
+      });
       expect(changed.json).toMatchObject({ id: agent.id, instructions: 'be brief', version: 2 });
       await app.ready(user);
       expect(app.gateways.configs.get(before)?.agents[0]).toMatchObject({ id: 'a', instructions: 'be brief' });
@@ -217,7 +248,10 @@ describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) =
       await app.agent(user, 'only');
       await app.ready(user);
       expect((await app.call('DELETE', '/api/v1/agents/only', { key: user.key })).status).toBe(202);
-      await until(async () => (await app.get('/api/v1/deploy/status', user.key)).json.deployments.length === 0, 'the deployment to be gone');
+      await until(
+        async () => (await app.get('/api/v1/deploy/status', user.key)).json.deployments.length === 0,
+        'the deployment to be gone',
+      );
       expect((await app.get('/api/v1/deploy/status', user.key)).json).toMatchObject({ state: 'none', settled: true });
     });
 
@@ -231,7 +265,11 @@ describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) =
         headers: { authorization: `Bearer ${agent.key}`, 'content-type': 'application/json' },
         body: JSON.stringify({ model, messages: [{ role: 'user', content: 'hi' }] }),
       });
-      expect(await answer.json()).toMatchObject({ object: 'chat.completion', model, choices: [{ message: { content: 'You said: hi' } }] });
+      expect(await answer.json()).toMatchObject({
+        object: 'chat.completion',
+        model,
+        choices: [{ message: { content: 'You said: hi' } }],
+      });
     });
   });
 
@@ -240,11 +278,20 @@ describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) =
     await app.agent(user, 'a');
     await app.agent(user, 'own', { isolation: 'dedicated' });
     await app.ready(user);
-    const chat = await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: 'remember me' }] }, { 'idempotency-key': 'once' });
+    const chat = await app.post(
+      '/api/v1/agents/a/chat',
+      user.key,
+      { messages: [{ role: 'user', content: 'remember me' }] },
+      { 'idempotency-key': 'once' },
+    );
     expect(chat.status).toBe(200);
-    const { deployments } = (await app.get('/api/v1/deploy/status', user.key)).json as { deployments: { id: string; instance: { id: string } }[] };
+    const { deployments } = (await app.get('/api/v1/deploy/status', user.key)).json as {
+      deployments: { id: string; instance: { id: string } }[];
+    };
     // The fake gateway asks no model, so what a call leaves is put there.
-    await sql`insert into usage (id, user_id, deployment_id, instance_id, process_id, model, provider) values (${newId('use')}, ${user.id}, 'd', 'i', 'p', 'm', 'p')`.execute(app.database.db);
+    await sql`insert into usage (id, user_id, deployment_id, instance_id, process_id, model, provider) values (${newId('use')}, ${user.id}, 'd', 'i', 'p', 'm', 'p')`.execute(
+      app.database.db,
+    );
     await sql`insert into usage_months (user_id, month, tokens) values (${user.id}, '2020-01', 1)`.execute(app.database.db);
     expect((await app.call('DELETE', `/api/v1/users/${user.id}`, { key: user.key })).json.status).toBe('deleting');
     expect((await app.get('/api/v1/users/me', user.key)).status).toBe(401);
@@ -253,7 +300,20 @@ describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) =
     expect([...app.engine.volumes.keys()].filter((volume) => deployments.some(({ id }) => volume.includes(id)))).toEqual([]);
     const folders = await readdir(app.config.linkDir);
     expect(folders.filter((folder) => deployments.some(({ instance }) => instance.id === folder))).toEqual([]);
-    for (const table of ['users', 'agents', 'api_keys', 'deployments', 'instances', 'conversations', 'turns', 'usage', 'usage_months', 'events', 'event_counters', 'idempotency_keys'] as const) {
+    for (const table of [
+      'users',
+      'agents',
+      'api_keys',
+      'deployments',
+      'instances',
+      'conversations',
+      'turns',
+      'usage',
+      'usage_months',
+      'events',
+      'event_counters',
+      'idempotency_keys',
+    ] as const) {
       const rows = await app.database.db.selectFrom(table).selectAll().execute();
       expect(JSON.stringify(rows), table).not.toContain(user.id);
     }

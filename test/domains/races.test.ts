@@ -1,4 +1,11 @@
-import { type KyselyPlugin, type PluginTransformQueryArgs, type PluginTransformResultArgs, type RootOperationNode, sql, type Transaction } from 'kysely';
+import {
+  type KyselyPlugin,
+  type PluginTransformQueryArgs,
+  type PluginTransformResultArgs,
+  type RootOperationNode,
+  sql,
+  type Transaction,
+} from 'kysely';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Schema } from '../../src/db/schema.js';
 import type { Topic } from '../../src/events/bus.js';
@@ -16,19 +23,29 @@ afterAll(() => app.stop());
 /** Sessions of this database that wait for a row somebody holds. */
 async function waiting(): Promise<number> {
   const { rows } = await sql<{ n: number }>`
-    select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`.execute(app.database.db);
+    select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`.execute(
+    app.database.db,
+  );
   return rows[0]?.n ?? 0;
 }
 
 /** Holds a deployment, as another writer would in the midst of its transaction, until `work` is done and its calls wait. */
-async function whileHeld<T>(deploymentId: string, work: () => Promise<T>[], waits: number, then?: (trx: Transaction<Schema>) => Promise<unknown>): Promise<T[]> {
-  return app.database.db.transaction().execute(async (trx) => {
-    await sql`update deployments set updated_at = now() where id = ${deploymentId}`.execute(trx);
-    const calls = work();
-    await until(async () => (await waiting()) >= waits, `${waits} to wait`);
-    await then?.(trx);
-    return calls;
-  }).then((calls) => Promise.all(calls));
+async function whileHeld<T>(
+  deploymentId: string,
+  work: () => Promise<T>[],
+  waits: number,
+  then?: (trx: Transaction<Schema>) => Promise<unknown>,
+): Promise<T[]> {
+  return app.database.db
+    .transaction()
+    .execute(async (trx) => {
+      await sql`update deployments set updated_at = now() where id = ${deploymentId}`.execute(trx);
+      const calls = work();
+      await until(async () => (await waiting()) >= waits, `${waits} to wait`);
+      await then?.(trx);
+      return calls;
+    })
+    .then((calls) => Promise.all(calls));
 }
 
 describe('changes at the same moment', () => {
@@ -36,21 +53,36 @@ describe('changes at the same moment', () => {
     const user = await app.user();
     const [a] = [await app.agent(user, 'a'), await app.agent(user, 'b')];
     await app.ready(user);
-    const answers = await whileHeld(a.deploymentId, () => ['a', 'b'].map((name) => app.call('DELETE', `/api/v1/agents/${name}`, { key: user.key })), 2);
+    const answers = await whileHeld(
+      a.deploymentId,
+      () => ['a', 'b'].map((name) => app.call('DELETE', `/api/v1/agents/${name}`, { key: user.key })),
+      2,
+    );
     expect(answers.map((answer) => answer.status)).toEqual([202, 202]);
-    await until(async () => (await app.get('/api/v1/deploy/status', user.key)).json.deployments.length === 0, 'the deployment to go', 5_000);
+    await until(
+      async () => (await app.get('/api/v1/deploy/status', user.key)).json.deployments.length === 0,
+      'the deployment to go',
+      5_000,
+    );
   });
 
   test('an agent made while the last one is deleted does not land in a deployment that goes', async () => {
     const user = await app.user();
     const { deploymentId } = await app.agent(user, 'old');
     await app.ready(user);
-    const call = { create: () => app.post('/api/v1/agents', user.key, { name: 'fresh' }), remove: () => app.call('DELETE', '/api/v1/agents/old', { key: user.key }) };
-    const answers = await whileHeld(deploymentId, () => {
-      const created = call.create();
-      const removed = until(async () => (await waiting()) >= 1, 'the create to wait').then(call.remove);
-      return [created, removed];
-    }, 2);
+    const call = {
+      create: () => app.post('/api/v1/agents', user.key, { name: 'fresh' }),
+      remove: () => app.call('DELETE', '/api/v1/agents/old', { key: user.key }),
+    };
+    const answers = await whileHeld(
+      deploymentId,
+      () => {
+        const created = call.create();
+        const removed = until(async () => (await waiting()) >= 1, 'the create to wait').then(call.remove);
+        return [created, removed];
+      },
+      2,
+    );
     expect(answers.map((answer) => answer.status)).toEqual([202, 202]);
     await app.ready(user, 10_000);
     const chat = await app.post('/api/v1/agents/fresh/chat', user.key, { messages: [{ role: 'user', content: 'hi' }] });
@@ -61,8 +93,11 @@ describe('changes at the same moment', () => {
     const user = await app.user();
     const { deploymentId } = await app.agent(user, 'a');
     await app.ready(user);
-    const [answer] = await whileHeld(deploymentId, () => [app.post('/api/v1/agents', user.key, { name: 'b' })], 1, (trx) =>
-      appendEvent(trx, user.id, { type: 'deployment.ready', actor: 'reconciler', requestId: null, payload: {} }),
+    const [answer] = await whileHeld(
+      deploymentId,
+      () => [app.post('/api/v1/agents', user.key, { name: 'b' })],
+      1,
+      (trx) => appendEvent(trx, user.id, { type: 'deployment.ready', actor: 'reconciler', requestId: null, payload: {} }),
     );
     expect(answer?.status, answer?.text).toBe(202);
   });
@@ -112,7 +147,10 @@ test('a user on the way out gets no new key', async () => {
 });
 
 /** The answer to a call whose database is away from the moment that its change is announced. */
-async function answeredDuringOutage(topic: Topic, call: (other: TestApp, user: { id: string; key: string }) => Promise<Answer>): Promise<Answer> {
+async function answeredDuringOutage(
+  topic: Topic,
+  call: (other: TestApp, user: { id: string; key: string }) => Promise<Answer>,
+): Promise<Answer> {
   let down = false;
   class Outage implements KyselyPlugin {
     transformQuery({ node }: PluginTransformQueryArgs): RootOperationNode {
@@ -135,7 +173,9 @@ async function answeredDuringOutage(topic: Topic, call: (other: TestApp, user: {
 }
 
 test('a user that was deleted is answered so, even where its row is gone by then', async () => {
-  const answer = await answeredDuringOutage('user', (other, user) => other.call('DELETE', `/api/v1/users/${user.id}`, { key: user.key }));
+  const answer = await answeredDuringOutage('user', (other, user) =>
+    other.call('DELETE', `/api/v1/users/${user.id}`, { key: user.key }),
+  );
   expect(answer.status, answer.text).toBe(202);
 });
 
@@ -143,11 +183,17 @@ test('a user that cannot be erased keeps no other from it', async () => {
   const [stuck, next] = [await app.user(), await app.user()];
   const { deploymentId } = await app.agent(next, 'a');
   // Nothing that Berth does leaves such a row.
-  await sql`insert into agents (id, user_id, deployment_id, name, model, isolation, config_version) values ('agt_x', ${stuck.id}, ${deploymentId}, 'x', 'demo/echo', 'shared', 1)`.execute(app.database.db);
+  await sql`insert into agents (id, user_id, deployment_id, name, model, isolation, config_version) values ('agt_x', ${stuck.id}, ${deploymentId}, 'x', 'demo/echo', 'shared', 1)`.execute(
+    app.database.db,
+  );
   await sql`update users set deleting_at = now() - interval '1 hour' where id = ${stuck.id}`.execute(app.database.db);
   const other = await app.user();
   expect((await app.call('DELETE', `/api/v1/users/${other.id}`, { key: app.adminKey })).status).toBe(202);
-  await until(async () => (await app.get(`/api/v1/users/${other.id}`, app.adminKey)).status === 404, 'the other to be gone', 10_000);
+  await until(
+    async () => (await app.get(`/api/v1/users/${other.id}`, app.adminKey)).status === 404,
+    'the other to be gone',
+    10_000,
+  );
   expect((await app.get(`/api/v1/users/${stuck.id}`, app.adminKey)).json.status).toBe('deleting');
 });
 
@@ -155,13 +201,17 @@ test('every foreign key has an index, or a deletion would read all rows of all t
   const { rows } = await sql<{ column: string }>`
     select c.conrelid::regclass || '.' || a.attname as column from pg_constraint c
     join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
-    where c.contype = 'f' and not exists (select from pg_index i where i.indrelid = c.conrelid and i.indkey[0] = c.conkey[1])`.execute(app.database.db);
+    where c.contype = 'f' and not exists (select from pg_index i where i.indrelid = c.conrelid and i.indkey[0] = c.conkey[1])`.execute(
+    app.database.db,
+  );
   // Tiers are never deleted.
   expect(rows.map((row) => row.column)).toEqual(['users.tier']);
 });
 
 test('agents that were made are answered with their keys, whatever happens to the database then', async () => {
-  const answer = await answeredDuringOutage('deployment', (other, user) => other.post('/api/v1/agents', user.key, [{ name: 'a' }, { name: 'b' }]));
+  const answer = await answeredDuringOutage('deployment', (other, user) =>
+    other.post('/api/v1/agents', user.key, [{ name: 'a' }, { name: 'b' }]),
+  );
   expect(answer.status, answer.text).toBe(202);
   expect(answer.json.agents.map((agent: { name: string }) => agent.name)).toEqual(['a', 'b']);
 });
@@ -172,8 +222,15 @@ describe('NUL', () => {
     ['a path: key', (key) => app.call('DELETE', '/api/v1/keys/a%00b', { key })],
     ['a path: agent', (key) => app.get('/api/v1/agents/a%00b', key)],
     ['a path: user', () => app.get('/api/v1/users/a%00b', app.adminKey)],
-    ['a conversation', (key) => app.post('/api/v1/agents/a/chat', key, { conversation_id: 'a\0b', messages: [{ role: 'user', content: 'hi' }] })],
-    ['an OpenAI user', (key) => app.post('/v1/chat/completions', key, { model: 'berth/a', user: 'a\0b', messages: [{ role: 'user', content: 'hi' }] })],
+    [
+      'a conversation',
+      (key) => app.post('/api/v1/agents/a/chat', key, { conversation_id: 'a\0b', messages: [{ role: 'user', content: 'hi' }] }),
+    ],
+    [
+      'an OpenAI user',
+      (key) =>
+        app.post('/v1/chat/completions', key, { model: 'berth/a', user: 'a\0b', messages: [{ role: 'user', content: 'hi' }] }),
+    ],
   ])('in %s is refused', async (_, call) => {
     const user = await app.user();
     await app.agent(user, 'a');

@@ -75,7 +75,13 @@ describe('who may call what', () => {
 
   test('every path of the table of contents is in the document', async () => {
     const paths = new Set(cases.map((one) => one.path));
-    for (const path of ['/api/v1/users', '/api/v1/users/{user}/agents/{agent}/chat/stream', '/v1/chat/completions', '/health', '/metrics']) {
+    for (const path of [
+      '/api/v1/users',
+      '/api/v1/users/{user}/agents/{agent}/chat/stream',
+      '/v1/chat/completions',
+      '/health',
+      '/metrics',
+    ]) {
       expect([...paths]).toContain(path);
     }
   });

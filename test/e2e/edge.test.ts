@@ -15,9 +15,11 @@ afterAll(() => app.stop());
 describe('the edge of the whole app', () => {
   test('health answers as each seed describes it, at its own path and without a key', async () => {
     expect((await app.get('/health')).json).toEqual({ status: 'ok' });
-    for (const path of ['/api/v1/health', '/api/health']) expect((await app.get(path)).json).toMatchObject({ status: 'ok', service: 'berth', version: expect.any(String) });
+    for (const path of ['/api/v1/health', '/api/health'])
+      expect((await app.get(path)).json).toMatchObject({ status: 'ok', service: 'berth', version: expect.any(String) });
     expect((await app.get('/ready')).json).toMatchObject({ status: 'ready' });
-    for (const path of ['/metrics', '/api/v1/metrics']) expect((await app.get(path)).text).toContain('http_request_duration_seconds_bucket');
+    for (const path of ['/metrics', '/api/v1/metrics'])
+      expect((await app.get(path)).text).toContain('http_request_duration_seconds_bucket');
   });
 
   test('the document is OpenAPI 3.1 to an independent validator', async () => {
@@ -36,7 +38,14 @@ describe('the edge of the whole app', () => {
     ['GET', '/logs'],
     ['GET', '/keys'],
   ])('%s %s answers alike in its canonical, flat and short forms', async (method, path) => {
-    const forms = [`/api/v1/users/edgar${path}`, `/api/v1/users/${user.id}${path}`, `/api/v1/users/me${path}`, `/api/users/me${path}`, `/api/v1${path}`, `/api${path}`];
+    const forms = [
+      `/api/v1/users/edgar${path}`,
+      `/api/v1/users/${user.id}${path}`,
+      `/api/v1/users/me${path}`,
+      `/api/users/me${path}`,
+      `/api/v1${path}`,
+      `/api${path}`,
+    ];
     const answers = await Promise.all(forms.map((form) => app.call(method, form, { key: user.key })));
     expect(answers.map((answer) => answer.status)).toEqual(forms.map(() => 200));
     const shapes = answers.map((answer) => Object.keys(answer.json).toSorted().join());

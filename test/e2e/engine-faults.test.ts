@@ -54,7 +54,11 @@ async function untilReplaced(app: TestApp, who: Tenant, instanceId: string): Pro
 
 async function untilReason(app: TestApp, who: { id: string }, reason: RegExp): Promise<void> {
   let last = '';
-  await until(async () => reason.test((last = JSON.stringify(await status(app, who)))), () => `${reason} in ${last}`, 40_000);
+  await until(
+    async () => reason.test((last = JSON.stringify(await status(app, who)))),
+    () => `${reason} in ${last}`,
+    40_000,
+  );
 }
 
 describe('an instance that goes', () => {
@@ -74,7 +78,10 @@ describe('an instance that goes', () => {
   });
 
   test('by docker kill, and by docker stop, comes back', async () => {
-    for (const [how, why] of [['kill', 'exit code 137'], ['stop', 'exit code']] as const) {
+    for (const [how, why] of [
+      ['kill', 'exit code 137'],
+      ['stop', 'exit code'],
+    ] as const) {
       const { id, container } = await instanceOf(app, ada);
       await docker(how, container);
       expect(await untilReplaced(app, ada, id)).toContain(why);
@@ -85,7 +92,9 @@ describe('an instance that goes', () => {
     const { id } = await instanceOf(app, ada);
     // Many small ones: the gateway is then the largest, which is what the kernel ends.
     const command = 'for i in $(seq 100); do python3 -c "x = bytearray(9 << 20); import time; time.sleep(60)" & done; wait';
-    const turn = app.post('/api/v1/agents/a/chat', ada.key, { messages: [{ role: 'user', content: `/tool shell ${JSON.stringify({ command })}` }] });
+    const turn = app.post('/api/v1/agents/a/chat', ada.key, {
+      messages: [{ role: 'user', content: `/tool shell ${JSON.stringify({ command })}` }],
+    });
     expect(await untilReplaced(app, ada, id)).toContain('out of memory');
     expect([502, 503]).toContain((await turn).status);
     expect(await say(app, ada, 'back?')).toBe('You said: back?');
@@ -95,7 +104,10 @@ describe('an instance that goes', () => {
     const { container } = await instanceOf(app, ada);
     await docker('pause', container);
     await app.call('PUT', '/api/v1/agents/a', { key: ada.key, body: { description: 'look again' } });
-    await until(async () => (await docker('inspect', '-f', '{{.State.Status}}', container)).stdout.trim() === 'running', 'it to be thawed');
+    await until(
+      async () => (await docker('inspect', '-f', '{{.State.Status}}', container)).stdout.trim() === 'running',
+      'it to be thawed',
+    );
     expect(await say(app, ada, 'awake?')).toBe('You said: awake?');
   });
 });
@@ -111,7 +123,9 @@ describe('an engine that goes', () => {
   /** What does not need the engine works; what does says that it is not there. */
   async function goesOnWithout(fresh: { id: string; key: string }): Promise<void> {
     expect((await app.get('/health')).status).toBe(200);
-    expect((await app.get('/ready')).json).toMatchObject({ parts: { database: { status: 'ok' }, engine: { status: 'unavailable' } } });
+    expect((await app.get('/ready')).json).toMatchObject({
+      parts: { database: { status: 'ok' }, engine: { status: 'unavailable' } },
+    });
     expect((await app.get('/api/v1/users', app.adminKey)).status).toBe(200);
     await app.agent(fresh, 'b');
     await untilReason(app, fresh, /unavailable/);
@@ -144,7 +158,11 @@ describe('an engine that goes', () => {
     const gone = await app.call('DELETE', `/api/v1/users/${fresh.id}`, { key: app.adminKey });
     expect(gone.status).toBe(202);
     engine.thaw();
-    await until(async () => (await app.get(`/api/v1/users/${fresh.id}`, app.adminKey)).status === 404, 'the deletion to end', 60_000);
+    await until(
+      async () => (await app.get(`/api/v1/users/${fresh.id}`, app.adminKey)).status === 404,
+      'the deletion to end',
+      60_000,
+    );
     expect(await say(app, ada, 'and now?')).toBe('You said: and now?');
   }, 120_000);
 });

@@ -9,7 +9,10 @@ export interface Tenant {
 }
 
 /** A user with one agent that is ready. */
-export async function tenant(app: TestApp, { tier = 'pro', ...wish }: { tier?: string; network?: object; isolation?: string } = {}): Promise<Tenant> {
+export async function tenant(
+  app: TestApp,
+  { tier = 'pro', ...wish }: { tier?: string; network?: object; isolation?: string } = {},
+): Promise<Tenant> {
   const user = await app.user(undefined, tier);
   const agent = await app.agent(user, 'a', wish);
   await app.ready(user);
@@ -18,7 +21,9 @@ export async function tenant(app: TestApp, { tier = 'pro', ...wish }: { tier?: s
 
 /** What the agent answers. */
 export async function say(app: TestApp, who: Tenant, content: string): Promise<string> {
-  const answer = await app.post(`/api/v1/users/me/agents/${who.agent.name}/chat`, who.key, { messages: [{ role: 'user', content }] });
+  const answer = await app.post(`/api/v1/users/me/agents/${who.agent.name}/chat`, who.key, {
+    messages: [{ role: 'user', content }],
+  });
   expect(answer.status, answer.text).toBe(200);
   return answer.json.message;
 }

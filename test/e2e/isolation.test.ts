@@ -27,7 +27,11 @@ beforeAll(async () => {
   await service('\0berth-test-abstract');
   // A port that the egress proxy allows, at an address where no other service of the host is in the way.
   await service('127.0.0.77', 80);
-  [eve, bob, open] = await Promise.all([tenant(app, { tier: 'free' }), tenant(app, { tier: 'business' }), tenant(app, { network: { mode: 'open' } })]);
+  [eve, bob, open] = await Promise.all([
+    tenant(app, { tier: 'free' }),
+    tenant(app, { tier: 'business' }),
+    tenant(app, { network: { mode: 'open' } }),
+  ]);
 });
 
 afterAll(async () => {
@@ -73,7 +77,11 @@ def tcp(host, port):
 describe('from inside an instance', () => {
   test('no address leads anywhere: not a neighbour, the host, the metadata service, a resolver or the internet', async () => {
     const targets = [
-      ...hostAddresses().flatMap((host) => [[host, anywhere], [host, loopback], [host, Number(new URL(app.url).port)]]),
+      ...hostAddresses().flatMap((host) => [
+        [host, anywhere],
+        [host, loopback],
+        [host, Number(new URL(app.url).port)],
+      ]),
       ['127.0.0.77', 80],
       ['172.17.0.1', 2375],
       ['172.17.0.2', 18_789],
@@ -84,7 +92,10 @@ describe('from inside an instance', () => {
       ['1.1.1.1', 443],
       ['2606:4700:4700::1111', 443],
     ];
-    const seen = await python(app, eve, `${CONNECT}
+    const seen = await python(
+      app,
+      eve,
+      `${CONNECT}
 def name(host):
     try: return socket.getaddrinfo(host, 443)[0][4][0]
     except OSError as error: return 'unknown'
@@ -104,8 +115,12 @@ print(json.dumps({
     'packet': make(17, socket.SOCK_RAW, 3),
     'families': [family for family in range(64) if any(make(family, kind, 0) == 'made' for kind in (1, 2, 3, 5))],
     'interfaces': [name for _, name in socket.if_nameindex()],
-}))`, { targets });
-    expect(Object.entries(seen.tcp).filter(([, result]) => !/^E(NETUNREACH|CONNREFUSED|ADDRNOTAVAIL|INVAL)$/.test(result as string))).toEqual([]);
+}))`,
+      { targets },
+    );
+    expect(
+      Object.entries(seen.tcp).filter(([, result]) => !/^E(NETUNREACH|CONNREFUSED|ADDRNOTAVAIL|INVAL)$/.test(result as string)),
+    ).toEqual([]);
     expect(new Set(Object.values(seen.names))).toEqual(new Set(['unknown']));
     expect(new Set(Object.values(seen.datagrams))).toEqual(new Set(['ENETUNREACH']));
     expect(seen).toMatchObject({ abstract: 'ECONNREFUSED', raw: 'EPERM', packet: 'EPERM', interfaces: ['lo'] });
@@ -117,11 +132,41 @@ print(json.dumps({
   test.each(['closed', 'open'])('through the proxy, with the network policy %s, neither', async (mode) => {
     const who = mode === 'open' ? open : eve;
     const hosts = [
-      '127.0.0.77', '127.0.0.1', '0.0.0.0', '10.0.0.1', '172.17.0.1', '192.168.1.1', '100.64.0.1', '169.254.169.254', '224.0.0.1', '255.255.255.255',
-      ...hostAddresses(), '::1', '::', '::ffff:127.0.0.77', '::127.0.0.77', '64:ff9b::7f00:4d', 'fd00:ec2::254', 'fe80::1', '2002:7f00:4d::1',
-      'localhost', 'localhost.', 'LOCALHOST', 'metadata.google.internal', '2130706509', '0x7f00004d', '0177.0.0.77', '127.77', '①②⑦.0.0.77', 'berth', '',
+      '127.0.0.77',
+      '127.0.0.1',
+      '0.0.0.0',
+      '10.0.0.1',
+      '172.17.0.1',
+      '192.168.1.1',
+      '100.64.0.1',
+      '169.254.169.254',
+      '224.0.0.1',
+      '255.255.255.255',
+      ...hostAddresses(),
+      '::1',
+      '::',
+      '::ffff:127.0.0.77',
+      '::127.0.0.77',
+      '64:ff9b::7f00:4d',
+      'fd00:ec2::254',
+      'fe80::1',
+      '2002:7f00:4d::1',
+      'localhost',
+      'localhost.',
+      'LOCALHOST',
+      'metadata.google.internal',
+      '2130706509',
+      '0x7f00004d',
+      '0177.0.0.77',
+      '127.77',
+      '①②⑦.0.0.77',
+      'berth',
+      '',
     ];
-    const seen: Record<string, string> = await python(app, who, `${CONNECT}
+    const seen: Record<string, string> = await python(
+      app,
+      who,
+      `${CONNECT}
 def ask(text):
     with socket.create_connection(('127.0.0.1', 3128), 10) as s:
         s.sendall(text.encode())
@@ -131,7 +176,9 @@ for host in GIVEN:
     at = f'[{host}]' if ':' in host else host
     for port in (80, 443): out[f'CONNECT {at}:{port}'] = ask(f'CONNECT {at}:{port} HTTP/1.1\\r\\nHost: {at}\\r\\n\\r\\n')
     out[f'GET {at}'] = ask(f'GET http://{at}/ HTTP/1.1\\r\\nHost: {at}\\r\\nConnection: close\\r\\n\\r\\n')
-print(json.dumps(out))`, hosts);
+print(json.dumps(out))`,
+      hosts,
+    );
     expect(Object.keys(seen).length).toBeGreaterThan(60);
     expect(Object.entries(seen).filter(([, status]) => !/^HTTP\/1\.1 (4\d\d|502) /.test(status))).toEqual([]);
     expect(visits).toEqual([]);
@@ -141,7 +188,10 @@ print(json.dumps(out))`, hosts);
     await shell(app, bob, 'echo bobs-secret-notes > notes.txt; sleep 0.1');
     const own = await instanceOf(app, eve);
     const other = await instanceOf(app, bob);
-    const seen = await python(app, eve, `
+    const seen = await python(
+      app,
+      eve,
+      `
 import os, glob
 def there(path):
     try: os.stat(path); return True
@@ -157,7 +207,17 @@ print(json.dumps({
     'processes': sorted({open(f'{p}/comm').read().strip() for p in glob.glob('/proc/[0-9]*') if there(p)}),
     'uids': sorted({os.stat(p).st_uid for p in glob.glob('/proc/[0-9]*') if there(p)}),
     'mounts': [line.split()[4] for line in open('/proc/self/mountinfo') if ' - ext4 ' in line or ' - overlay ' in line],
-}))`, ['/var/run/docker.sock', '/run/docker.sock', '/run/containerd', app.dataDir, join(app.dataDir, 'link', other.id), '/var/lib/docker', '/.dockerenv-host']);
+}))`,
+      [
+        '/var/run/docker.sock',
+        '/run/docker.sock',
+        '/run/containerd',
+        app.dataDir,
+        join(app.dataDir, 'link', other.id),
+        '/var/lib/docker',
+        '/.dockerenv-host',
+      ],
+    );
     expect(seen.there).toEqual([]);
     expect(seen.found.filter((path: string) => !path.startsWith('/run/berth/'))).toEqual([]);
     expect(seen.link).toEqual([expect.stringMatching(/^p[0-9a-f]+\.sock$/), 'token']);
@@ -168,7 +228,10 @@ print(json.dumps({
   });
 
   test('nothing is writable but /data and /tmp, and nobody can become more than it is', async () => {
-    const seen = await python(app, eve, `
+    const seen = await python(
+      app,
+      eve,
+      `
 import os, ctypes, errno, subprocess
 SKIP = ('/proc/%d' % os.getpid(), '/data', '/tmp')
 writable = []
@@ -204,14 +267,28 @@ print(json.dumps({
     'devices': sorted(f for f in os.listdir('/dev') if f not in ('fd', 'stdin', 'stdout', 'stderr', 'core')),
     'run': subprocess.run('cp /bin/true /tmp/x 2>&1 && /tmp/x; echo $?', shell=True, capture_output=True, text=True).stdout.strip(),
     'setuid programs': subprocess.run('find / -xdev -perm /6000 -type f 2>/dev/null', shell=True, capture_output=True, text=True).stdout,
-}))`);
+}))`,
+    );
     // Devices that keep nothing, files that the engine has covered with /dev/null or that take watches only, and the way to Berth.
-    const harmless = /^(\/dev\/(full|null|random|tty|urandom|zero|ptmx|pts\/.*)|\/proc\/(keys|timer_list|pressure\/\w+)|\/run\/berth\/\w+\.sock)$/;
+    const harmless =
+      /^(\/dev\/(full|null|random|tty|urandom|zero|ptmx|pts\/.*)|\/proc\/(keys|timer_list|pressure\/\w+)|\/run\/berth\/\w+\.sock)$/;
     expect(seen.writable.filter((path: string) => !harmless.test(path))).toEqual([]);
-    expect(Object.entries(seen.writes).filter(([, result]) => !['EROFS', 'EACCES', 'ENOENT'].includes(result as string))).toEqual([]);
+    expect(Object.entries(seen.writes).filter(([, result]) => !['EROFS', 'EACCES', 'ENOENT'].includes(result as string))).toEqual(
+      [],
+    );
     const none = '0000000000000000';
-    expect(seen.status).toEqual({ CapInh: none, CapPrm: none, CapEff: none, CapBnd: none, CapAmb: none, NoNewPrivs: '1', Seccomp: '2', Groups: expect.any(String) });
-    for (const call of ['unshare', 'mount', 'setuid', 'ptrace', 'io_uring', 'userfaultfd', 'perf', 'keyctl', 'bpf', 'mknod']) expect([call, seen[call]]).toEqual([call, expect.stringMatching(/^(EPERM|EACCES)$/)]);
+    expect(seen.status).toEqual({
+      CapInh: none,
+      CapPrm: none,
+      CapEff: none,
+      CapBnd: none,
+      CapAmb: none,
+      NoNewPrivs: '1',
+      Seccomp: '2',
+      Groups: expect.any(String),
+    });
+    for (const call of ['unshare', 'mount', 'setuid', 'ptrace', 'io_uring', 'userfaultfd', 'perf', 'keyctl', 'bpf', 'mknod'])
+      expect([call, seen[call]]).toEqual([call, expect.stringMatching(/^(EPERM|EACCES)$/)]);
     expect(seen.devices).toEqual(['full', 'mqueue', 'null', 'ptmx', 'pts', 'random', 'shm', 'tty', 'urandom', 'zero']);
     expect(seen.run).toBe('126');
     expect(seen['setuid programs']).toBe('');
@@ -219,8 +296,13 @@ print(json.dumps({
 });
 
 describe('the filter of kernel calls', () => {
-  test.runIf(process.arch === 'x64')('ends a program that uses those for 32 bits, which would hide what they ask for', async () => {
-    const seen = await python(app, eve, `
+  test.runIf(process.arch === 'x64')(
+    'ends a program that uses those for 32 bits, which would hide what they ask for',
+    async () => {
+      const seen = await python(
+        app,
+        eve,
+        `
 import subprocess, sys
 code = '''
 import ctypes, mmap
@@ -228,12 +310,17 @@ m = mmap.mmap(-1, 4096, prot=7)
 m.write(bytes.fromhex('b814000000cd80c3')) # getpid
 ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()
 '''
-print(subprocess.run([sys.executable, '-c', code]).returncode)`);
-    expect(seen).toBe(-31);
-  });
+print(subprocess.run([sys.executable, '-c', code]).returncode)`,
+      );
+      expect(seen).toBe(-31);
+    },
+  );
 
   test('lets the programs work that an agent has', async () => {
-    const said = await shell(app, bob, `set -e
+    const said = await shell(
+      app,
+      bob,
+      `set -e
 rm -rf work && mkdir work && cd work && git init -q . && echo one > f && git add f && git commit -qm first && git log --oneline | wc -l
 git clone -q . ../copy-$$ && ls ../copy-$$
 seq 1000 | xargs -P 4 -n 10 echo | sort | tail -1 | wc -w
@@ -250,8 +337,24 @@ async def main():
     p = await asyncio.create_subprocess_exec('true'); print(await p.wait())
 asyncio.run(main())
 print(tempfile.NamedTemporaryFile().name[:5])
-E`);
-    expect(said.split('\n')).toEqual(['1', 'f', '10', 'f', '1', '2', 'one', '/opt/berth/gateway.mjs', 'docker-init', 'true', 'one', '1 out', '0', '/tmp/']);
+E`,
+    );
+    expect(said.split('\n')).toEqual([
+      '1',
+      'f',
+      '10',
+      'f',
+      '1',
+      '2',
+      'one',
+      '/opt/berth/gateway.mjs',
+      'docker-init',
+      'true',
+      'one',
+      '1 out',
+      '0',
+      '/tmp/',
+    ]);
   });
 });
 
@@ -269,14 +372,52 @@ describe('from outside', () => {
         run('docker', ['volume', 'inspect', `berth-${who.agent.deploymentId}`]),
         run('docker', ['logs', container]),
       ]);
-      const all = [shown, image.stdout, history.stdout, volume.stdout, logs.stdout, logs.stderr, await shell(app, who, 'cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr "\\0" "\\n"')].join('\n');
-      const secrets = [token, who.key, who.agent.key, app.adminKey, app.masterKey.toString('hex'), app.masterKey.toString('base64')];
+      const all = [
+        shown,
+        image.stdout,
+        history.stdout,
+        volume.stdout,
+        logs.stdout,
+        logs.stderr,
+        await shell(app, who, 'cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr "\\0" "\\n"'),
+      ].join('\n');
+      const secrets = [
+        token,
+        who.key,
+        who.agent.key,
+        app.adminKey,
+        app.masterKey.toString('hex'),
+        app.masterKey.toString('base64'),
+      ];
       for (const secret of secrets) expect(all.includes(secret)).toBe(false);
-      expect(inspected.Config.Env.map((line: string) => line.split('=')[0]).toSorted()).toEqual(
-        ['BERTH_DATA_DIR', 'BERTH_INSTANCE', 'BERTH_LINK_DIR', 'BERTH_SHELL', 'HOME', 'LANG', 'LOGNAME', 'NODE_OPTIONS', 'NODE_USE_ENV_PROXY', 'PATH', 'PYTHONDONTWRITEBYTECODE', 'USER'],
-      );
-      expect(inspected.HostConfig).toMatchObject({ NetworkMode: 'none', Privileged: false, PidMode: '', IpcMode: 'private', UTSMode: '', LogConfig: { Type: 'json-file', Config: { 'max-size': '5m', 'max-file': '2' } } });
-      expect(inspected.Mounts.map((mount: { Destination: string; RW: boolean }) => [mount.Destination, mount.RW]).toSorted()).toEqual([['/data', true], ['/run/berth', false]]);
+      expect(inspected.Config.Env.map((line: string) => line.split('=')[0]).toSorted()).toEqual([
+        'BERTH_DATA_DIR',
+        'BERTH_INSTANCE',
+        'BERTH_LINK_DIR',
+        'BERTH_SHELL',
+        'HOME',
+        'LANG',
+        'LOGNAME',
+        'NODE_OPTIONS',
+        'NODE_USE_ENV_PROXY',
+        'PATH',
+        'PYTHONDONTWRITEBYTECODE',
+        'USER',
+      ]);
+      expect(inspected.HostConfig).toMatchObject({
+        NetworkMode: 'none',
+        Privileged: false,
+        PidMode: '',
+        IpcMode: 'private',
+        UTSMode: '',
+        LogConfig: { Type: 'json-file', Config: { 'max-size': '5m', 'max-file': '2' } },
+      });
+      expect(
+        inspected.Mounts.map((mount: { Destination: string; RW: boolean }) => [mount.Destination, mount.RW]).toSorted(),
+      ).toEqual([
+        ['/data', true],
+        ['/run/berth', false],
+      ]);
     }
   });
 
@@ -284,7 +425,9 @@ describe('from outside', () => {
     await app.agent(bob, 'alone', { isolation: 'dedicated' });
     await app.ready(bob);
     const { instances } = await app.runtime.list();
-    const users = await Promise.all(instances.map(async ({ name }) => (await run('docker', ['inspect', '-f', '{{.Config.User}}', name])).stdout.trim()));
+    const users = await Promise.all(
+      instances.map(async ({ name }) => (await run('docker', ['inspect', '-f', '{{.Config.User}}', name])).stdout.trim()),
+    );
     expect(users).toHaveLength(4);
     expect(new Set(users).size).toBe(4);
     expect(users.filter((user) => Number(user.split(':')[0]) < 100_000)).toEqual([]);
@@ -311,7 +454,9 @@ describe('what an instance does to itself', () => {
   });
 
   test('a memory hog', async () => {
-    const said = await meanwhile(shell(app, eve, 'python3 -c "x = [bytearray(1 << 20) for _ in range(100000)]"; echo ended with $?'));
+    const said = await meanwhile(
+      shell(app, eve, 'python3 -c "x = [bytearray(1 << 20) for _ in range(100000)]"; echo ended with $?'),
+    );
     expect(said).toMatch(/137|SIGKILL|Killed/);
     await app.ready(eve);
     expect(await say(app, eve, 'and I?')).toBe('You said: and I?');

@@ -49,13 +49,19 @@ describe('kill -9 of Berth while it provisions', () => {
     for (const user of json.data) expect((await berth.call('DELETE', `/api/v1/users/${user.id}`, admin)).status).toBe(202);
     await berth.kill('SIGKILL');
     await berth.start();
-    await until(async () => (await berth.call('GET', '/api/v1/users', admin)).json.data.length === 0, 'the users to be gone', 60_000);
+    await until(
+      async () => (await berth.call('GET', '/api/v1/users', admin)).json.data.length === 0,
+      'the users to be gone',
+      60_000,
+    );
     await berth.engine(async (runtime) => expect(await runtime.list()).toEqual({ instances: [], volumes: [] }));
   }, 120_000);
 });
 
 async function answers(berth: BerthProcess, key: string): Promise<void> {
-  const answer = await berth.call('POST', '/api/v1/users/me/agents/a/chat', key, { messages: [{ role: 'user', content: 'still there?' }] });
+  const answer = await berth.call('POST', '/api/v1/users/me/agents/a/chat', key, {
+    messages: [{ role: 'user', content: 'still there?' }],
+  });
   expect(answer.status, JSON.stringify(answer.json)).toBe(200);
   expect(answer.json.message).toBe('You said: still there?');
 }

@@ -18,7 +18,13 @@ test('large bodies, several at once and one of them cancelled, leave the link al
   const link = await host.host.waitFor(instance.instanceId, AbortSignal.timeout(5_000));
   const big = 'x'.repeat(9_000_000);
   const send = async (signal?: AbortSignal) => {
-    const response = await link.request({ method: 'POST', path: '/', body: big, timeoutMs: 20_000, ...(signal ? { signal } : {}) });
+    const response = await link.request({
+      method: 'POST',
+      path: '/',
+      body: big,
+      timeoutMs: 20_000,
+      ...(signal ? { signal } : {}),
+    });
     let text = '';
     for await (const chunk of response.body) text += String(chunk);
     return Number(text);

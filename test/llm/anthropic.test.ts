@@ -5,8 +5,7 @@ import type { ChatMessage } from '../../src/llm/provider.js';
 import { anthropic, FakeUpstream } from '../support/fake-upstream.js';
 import { collect } from './upstreams.js';
 
-const convert = (messages: ChatMessage[], more: object = {}) =>
-  anthropicRequest({ model: 'claude', messages, ...more }, 4096);
+const convert = (messages: ChatMessage[], more: object = {}) => anthropicRequest({ model: 'claude', messages, ...more }, 4096);
 const user = (content: unknown): ChatMessage => ({ role: 'user', content });
 const TOOL = {
   type: 'function',

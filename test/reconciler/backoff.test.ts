@@ -20,7 +20,13 @@ describe('a deployment that fails', () => {
     app.gateways.begin = async (_, process) => process.exit(1);
     const user = await app.user();
     await app.agent(user, 'a');
-    const made = () => app.database.db.selectFrom('instances').select(['generation', 'created_at']).where('user_id', '=', user.id).orderBy('generation').execute();
+    const made = () =>
+      app.database.db
+        .selectFrom('instances')
+        .select(['generation', 'created_at'])
+        .where('user_id', '=', user.id)
+        .orderBy('generation')
+        .execute();
     await until(async () => (await made()).length >= 4, 'four attempts');
     const times = (await made()).map((row) => row.created_at.getTime());
     const gaps = times.slice(1, 4).map((time, index) => time - (times[index] ?? 0));
@@ -48,7 +54,8 @@ describe('a deployment that fails', () => {
     app.gateways.begin = async (_, process) => process.exit(1);
     const user = await app.user();
     const { deploymentId } = await app.agent(user, 'a');
-    const row = () => app.database.db.selectFrom('deployments').select(['attempts', 'state']).where('id', '=', deploymentId).executeTakeFirst();
+    const row = () =>
+      app.database.db.selectFrom('deployments').select(['attempts', 'state']).where('id', '=', deploymentId).executeTakeFirst();
     await until(async () => ((await row())?.attempts ?? 0) >= 5, 'five failures');
     expect((await app.call('DELETE', '/api/v1/agents/a', { key: user.key })).status).toBe(202);
     await until(async () => (await row()) === undefined, 'the deployment to be gone', 4_000);

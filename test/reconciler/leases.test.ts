@@ -26,14 +26,18 @@ describe('leases', () => {
     // As after a claim whose answer was lost, or a release that the database refused.
     await sql`update deployments set lease_owner = 'pself', lease_until = now() + interval '4 seconds', lease_epoch = lease_epoch + 1, due_at = now()
       where id = ${deploymentId}`.execute(app.database.db);
-    const due = async () => (await app.database.db.selectFrom('deployments').select('due_at').where('id', '=', deploymentId).executeTakeFirstOrThrow()).due_at;
+    const due = async () =>
+      (await app.database.db.selectFrom('deployments').select('due_at').where('id', '=', deploymentId).executeTakeFirstOrThrow())
+        .due_at;
     await until(async () => (await due()) === null, 'the deployment to be taken up again', 8_000);
   });
 
   test.each(databaseKinds)('no more is claimed than was asked for, on %s', async (kind) => {
     const { db, bus, close } = await testDatabase(kind);
     await sql`insert into users (id, name, tier, data_key) values ('usr_a', 'a', 'free', '')`.execute(db);
-    await sql`insert into deployments (id, user_id, kind, uid, volume) select 'dep_' || n, 'usr_a', 'dedicated', n, 'v' || n from generate_series(1, 40) n`.execute(db);
+    await sql`insert into deployments (id, user_id, kind, uid, volume) select 'dep_' || n, 'usr_a', 'dedicated', n, 'v' || n from generate_series(1, 40) n`.execute(
+      db,
+    );
     const work = new DeploymentWork({ db, bus, processId: 'p1' });
     for (const analyzed of [false, true]) {
       if (analyzed) await sql`analyze deployments`.execute(db);
@@ -45,7 +49,9 @@ describe('leases', () => {
   test('a deployment that is to go is not called anything else by a pass that has not seen it', async () => {
     const { db, bus } = await testDatabase('pglite');
     await sql`insert into users (id, name, tier, data_key) values ('usr_a', 'a', 'free', '')`.execute(db);
-    await sql`insert into deployments (id, user_id, kind, uid, volume) values ('dep_1', 'usr_a', 'dedicated', 1, 'v')`.execute(db);
+    await sql`insert into deployments (id, user_id, kind, uid, volume) values ('dep_1', 'usr_a', 'dedicated', 1, 'v')`.execute(
+      db,
+    );
     const work = new DeploymentWork({ db, bus, processId: 'p1' });
     const [lease] = await work.claim(1);
     if (!lease) throw new Error('nothing was claimed');

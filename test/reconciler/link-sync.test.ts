@@ -14,7 +14,10 @@ describe('listening for instances', () => {
     const closed: string[] = [];
     const work = { liveInstances: async () => instances() } as unknown as DeploymentWork;
     const links = {
-      open: async ({ instanceId }: { instanceId: string }, digest: string) => { if (failing.includes(instanceId)) throw new Error('no'); opened.push(`${instanceId} ${digest}`); },
+      open: async ({ instanceId }: { instanceId: string }, digest: string) => {
+        if (failing.includes(instanceId)) throw new Error('no');
+        opened.push(`${instanceId} ${digest}`);
+      },
       close: async (id: string) => void closed.push(id),
     } as unknown as LinkHost;
     return { job: linkSyncJob({ work, links, log, onEnded: () => {} }), opened, closed };

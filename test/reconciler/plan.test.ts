@@ -3,22 +3,51 @@ import { CONNECT_TIMEOUT_MS, plan, type Situation, whyItEnded } from '../../src/
 import type { Observed } from '../../src/runtime/runtime.js';
 
 const observed = (more: Partial<Observed> = {}): Observed => ({
-  name: 'n', runtimeId: 'r', instanceId: 'ins', deploymentId: 'dep', generation: 1, state: 'running', createdAt: 0, ...more,
+  name: 'n',
+  runtimeId: 'r',
+  instanceId: 'ins',
+  deploymentId: 'dep',
+  generation: 1,
+  state: 'running',
+  createdAt: 0,
+  ...more,
 });
 const settled: Situation = {
-  desired: 'running', specHash: 'a', configVersion: 3, instance: { specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000, runtimeStartedAtMs: 500 }, observed: observed({ startedAt: 500 }), linkUp: true, unlinkedMs: 0,
+  desired: 'running',
+  specHash: 'a',
+  configVersion: 3,
+  instance: { specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000, runtimeStartedAtMs: 500 },
+  observed: observed({ startedAt: 500 }),
+  linkUp: true,
+  unlinkedMs: 0,
 };
 const instance = (more: object) => ({ specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000, runtimeStartedAtMs: 500, ...more });
 
 describe('the plan', () => {
   test.each<[string, Partial<Situation>, object]>([
     ['nothing lives: an instance is admitted', { instance: undefined, observed: undefined }, { do: 'admit' }],
-    ['admitted, never started, no container: it is created', { instance: instance({ startedMsAgo: undefined }), observed: undefined }, { do: 'create' }],
-    ['created: it is started', { instance: instance({ startedMsAgo: undefined }), observed: observed({ state: 'created' }), linkUp: false }, { do: 'start' }],
-    ['runs, but nobody wrote down that it was started: started again, which changes nothing', { instance: instance({ startedMsAgo: undefined }) }, { do: 'start' }],
+    [
+      'admitted, never started, no container: it is created',
+      { instance: instance({ startedMsAgo: undefined }), observed: undefined },
+      { do: 'create' },
+    ],
+    [
+      'created: it is started',
+      { instance: instance({ startedMsAgo: undefined }), observed: observed({ state: 'created' }), linkUp: false },
+      { do: 'start' },
+    ],
+    [
+      'runs, but nobody wrote down that it was started: started again, which changes nothing',
+      { instance: instance({ startedMsAgo: undefined }) },
+      { do: 'start' },
+    ],
     ['runs without a link: waited for', { linkUp: false }, { do: 'connect' }],
     ['runs without a link for too long: ended', { linkUp: false, unlinkedMs: CONNECT_TIMEOUT_MS }, { do: 'end', failed: true }],
-    ['runs for long, but its link was lost only now: waited for', { linkUp: false, instance: instance({ startedMsAgo: 3_600_000 }) }, { do: 'connect' }],
+    [
+      'runs for long, but its link was lost only now: waited for',
+      { linkUp: false, instance: instance({ startedMsAgo: 3_600_000 }) },
+      { do: 'connect' },
+    ],
     ['was restarted from outside: noted, and told everything again', { observed: observed({ startedAt: 700 }) }, { do: 'start' }],
     ['knows an older config: told', { configVersion: 4 }, { do: 'configure' }],
     ['all as wished: settled', {}, { do: 'settle' }],
@@ -26,16 +55,30 @@ describe('the plan', () => {
     ['removed from outside: ended, then admitted anew', { observed: undefined, linkUp: false }, { do: 'end', failed: true }],
     ['died: ended', { observed: observed({ state: 'exited', exitCode: 1 }), linkUp: false }, { do: 'end', failed: true }],
     ['of another spec: replaced, with time to finish', { specHash: 'b' }, { do: 'end', failed: false, graceMs: 10_000 }],
-    ['of another spec and not started: replaced', { specHash: 'b', observed: observed({ state: 'created' }), instance: instance({ startedMsAgo: undefined }) }, { do: 'end', failed: false }],
+    [
+      'of another spec and not started: replaced',
+      { specHash: 'b', observed: observed({ state: 'created' }), instance: instance({ startedMsAgo: undefined }) },
+      { do: 'end', failed: false },
+    ],
     ['to be deleted, lives: ended', { desired: 'deleted' }, { do: 'end', failed: false, graceMs: 0 }],
-    ['to be deleted, nothing lives: its volume goes', { desired: 'deleted', instance: undefined, observed: undefined }, { do: 'remove_volume' }],
-    ['to be deleted while it has not even a container: ended', { desired: 'deleted', observed: undefined }, { do: 'end', failed: false }],
+    [
+      'to be deleted, nothing lives: its volume goes',
+      { desired: 'deleted', instance: undefined, observed: undefined },
+      { do: 'remove_volume' },
+    ],
+    [
+      'to be deleted while it has not even a container: ended',
+      { desired: 'deleted', observed: undefined },
+      { do: 'end', failed: false },
+    ],
   ])('%s', (_, change, step) => {
     expect(plan({ ...settled, ...change })).toMatchObject(step);
   });
 
   test('an end is told in plain words', () => {
-    expect(whyItEnded(observed({ state: 'exited', exitCode: 137, oomKilled: true }))).toBe('the container ran out of memory and was killed');
+    expect(whyItEnded(observed({ state: 'exited', exitCode: 137, oomKilled: true }))).toBe(
+      'the container ran out of memory and was killed',
+    );
     // The flag alone does not mean it: a child was killed, the gateway went on and ended by itself.
     expect(whyItEnded(observed({ state: 'exited', exitCode: 0, oomKilled: true }))).toBe('the container ended with exit code 0');
     expect(whyItEnded(observed({ state: 'exited', exitCode: 137 }))).toContain('killed');

@@ -26,7 +26,8 @@ async function settled(app: TestApp) {
   await app.ready(user);
   const status = async () => (await app.get('/api/v1/deploy/status', user.key)).json.deployments[0];
   const { instance } = await status();
-  const name = [...app.engine.instances.keys()].find((key) => app.engine.instances.get(key)?.spec.instanceId === instance.id) ?? '';
+  const name =
+    [...app.engine.instances.keys()].find((key) => app.engine.instances.get(key)?.spec.instanceId === instance.id) ?? '';
   return { user, status, instance, name };
 }
 
@@ -49,7 +50,9 @@ describe('the reconciler', () => {
     }, 'a new instance');
     expect(seen.join('\n')).toMatch(reason);
     expect((await status()).attempts).toBe(1);
-    expect((await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: 'back?' }] })).json.message).toBe('You said: back?');
+    expect(
+      (await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: 'back?' }] })).json.message,
+    ).toBe('You said: back?');
     expect(ofUser(app, user.id)).toHaveLength(1);
   });
 
@@ -59,30 +62,42 @@ describe('the reconciler', () => {
     app.engine.goDown();
     const fresh = await app.user();
     await app.agent(fresh, 'b');
-    await until(async () => (await app.get('/api/v1/deploy/status', fresh.key)).json.reason?.includes('unavailable'), 'the status to say it');
-    expect((await app.get('/ready')).json).toMatchObject({ status: 'degraded', parts: { database: { status: 'ok' }, engine: { status: 'unavailable' } } });
+    await until(
+      async () => (await app.get('/api/v1/deploy/status', fresh.key)).json.reason?.includes('unavailable'),
+      'the status to say it',
+    );
+    expect((await app.get('/ready')).json).toMatchObject({
+      status: 'degraded',
+      parts: { database: { status: 'ok' }, engine: { status: 'unavailable' } },
+    });
     expect((await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: 'hi' }] })).status).toBe(200);
     app.engine.comeBack();
     // At once: it does not wait for the end of a pause that grew while the engine was away.
     await app.ready(fresh);
   });
 
-  test.each(['create', 'start', 'inspect', 'remove', 'removeVolume'] as const)('a call of "%s" that fails after it took effect changes nothing in the end', async (operation) => {
-    const app = await start();
-    const user = await app.user();
-    app.engine.fail(operation, { times: 2, late: true });
-    await app.agent(user, 'a');
-    await app.ready(user);
-    expect(ofUser(app, user.id)).toHaveLength(1);
-    await app.call('DELETE', `/api/v1/users/${user.id}`, { key: app.adminKey });
-    await until(async () => (await app.get(`/api/v1/users/${user.id}`, app.adminKey)).status === 404, 'the user to be gone');
-    expect(ofUser(app, user.id)).toEqual([]);
-    expect([...app.engine.volumes.keys()]).toEqual([]);
-  });
+  test.each(['create', 'start', 'inspect', 'remove', 'removeVolume'] as const)(
+    'a call of "%s" that fails after it took effect changes nothing in the end',
+    async (operation) => {
+      const app = await start();
+      const user = await app.user();
+      app.engine.fail(operation, { times: 2, late: true });
+      await app.agent(user, 'a');
+      await app.ready(user);
+      expect(ofUser(app, user.id)).toHaveLength(1);
+      await app.call('DELETE', `/api/v1/users/${user.id}`, { key: app.adminKey });
+      await until(async () => (await app.get(`/api/v1/users/${user.id}`, app.adminKey)).status === 404, 'the user to be gone');
+      expect(ofUser(app, user.id)).toEqual([]);
+      expect([...app.engine.volumes.keys()]).toEqual([]);
+    },
+  );
 
   test('an image that is not there is a reason in plain words, tried again with pauses that grow', async () => {
     const app = await start();
-    app.engine.fail('create', { times: 3, error: new AppError('not_found', 'there is no image berth-agent:missing on this engine') });
+    app.engine.fail('create', {
+      times: 3,
+      error: new AppError('not_found', 'there is no image berth-agent:missing on this engine'),
+    });
     const user = await app.user();
     await app.agent(user, 'a');
     const waits: number[] = [];
@@ -101,7 +116,11 @@ describe('the reconciler', () => {
   test('a container that was restarted from outside is told its agents again', async () => {
     const app = await start();
     const { user, instance, name } = await settled(app);
-    const outside = new FakeRuntime({ installationId: app.installation.id, engine: app.engine, onStart: (spec, process) => app.gateways.begin(spec, process) });
+    const outside = new FakeRuntime({
+      installationId: app.installation.id,
+      engine: app.engine,
+      onStart: (spec, process) => app.gateways.begin(spec, process),
+    });
     app.gateways.configs.clear();
     // So quickly that Berth sees it run before and after.
     app.engine.delay('inspect', 300);
@@ -111,7 +130,11 @@ describe('the reconciler', () => {
     await until(() => app.gateways.configs.size > 0, 'the gateway to be told');
     await app.ready(user);
     // The link of the old life may go only now: a turn on it is answered 503, and the next one works.
-    await until(async () => (await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: 'hi' }] })).status === 200, 'the agent to answer');
+    await until(
+      async () =>
+        (await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: 'hi' }] })).status === 200,
+      'the agent to answer',
+    );
     expect((await app.get('/api/v1/deploy/status', user.key)).json.deployments[0].instance.id).toBe(instance.id);
   });
 
@@ -130,7 +153,10 @@ describe('the reconciler', () => {
     const { user, instance } = await settled(app);
     const creates = app.engine.calls.get('create');
     // It has been up for long: that its link is away while Berth is, is no reason to end it.
-    await app.database.db.updateTable('instances').set({ started_at: new Date(Date.now() - 3_600_000) }).execute();
+    await app.database.db
+      .updateTable('instances')
+      .set({ started_at: new Date(Date.now() - 3_600_000) })
+      .execute();
     await app.leave();
     app.gateways.silent = true;
     const again = await start({ beside: app, engine: app.engine });
@@ -147,12 +173,23 @@ describe('the reconciler', () => {
   test('an orphan of this installation goes after the grace; what is foreign is not touched', async () => {
     const app = await start();
     const spec = (installationId: string) => ({
-      name: `berth-x-${newId('dep')}-1`, installationId, instanceId: newId('ins'), deploymentId: newId('dep'), userId: newId('usr'), generation: 1, image: 'i', uid: 1, volume: `v-${installationId}`, linkDir: '/nowhere', hostname: 'h',
+      name: `berth-x-${newId('dep')}-1`,
+      installationId,
+      instanceId: newId('ins'),
+      deploymentId: newId('dep'),
+      userId: newId('usr'),
+      generation: 1,
+      image: 'i',
+      uid: 1,
+      volume: `v-${installationId}`,
+      linkDir: '/nowhere',
+      hostname: 'h',
       limits: { memoryMib: 1, cpuMillis: 1, pids: 1 },
     });
     const orphan = spec(app.installation.id);
     const foreign = spec(newId('itl'));
-    for (const one of [orphan, foreign]) await new FakeRuntime({ installationId: one.installationId, engine: app.engine }).create(one);
+    for (const one of [orphan, foreign])
+      await new FakeRuntime({ installationId: one.installationId, engine: app.engine }).create(one);
     const folder = newId('ins');
     await mkdir(join(app.config.linkDir, folder), { recursive: true });
     await until(() => !app.engine.instances.has(orphan.name), 'the orphan to be removed');
@@ -204,6 +241,10 @@ describe('the reconciler', () => {
     const key = (await app.post('/api/v1/keys', users[0]?.key, {})).json;
     expect((await other.get('/api/v1/users/me', key.api_key)).status).toBe(200);
     await app.call('DELETE', `/api/v1/keys/${key.id}`, { key: users[0]?.key });
-    await until(async () => (await other.get('/api/v1/users/me', key.api_key)).status === 401, 'the key to be dead at the other process', 2_000);
+    await until(
+      async () => (await other.get('/api/v1/users/me', key.api_key)).status === 401,
+      'the key to be dead at the other process',
+      2_000,
+    );
   });
 });

@@ -69,7 +69,15 @@ export class TestApp {
   #stopped = false;
   #left = false;
 
-  constructor(parts: Pick<TestApp, 'url' | 'adminKey' | 'database' | 'runtime' | 'engine' | 'gateways' | 'installation' | 'masterKey' | 'config' | 'dataDir'>, app: App, server: Server, owns: boolean) {
+  constructor(
+    parts: Pick<
+      TestApp,
+      'url' | 'adminKey' | 'database' | 'runtime' | 'engine' | 'gateways' | 'installation' | 'masterKey' | 'config' | 'dataDir'
+    >,
+    app: App,
+    server: Server,
+    owns: boolean,
+  ) {
     this.url = parts.url;
     this.adminKey = parts.adminKey;
     this.database = parts.database;
@@ -124,7 +132,11 @@ export class TestApp {
   }
 
   /** An agent of that user; `ready` waits until it can be talked to. */
-  async agent(user: { id: string; key: string }, name: string, more: object = {}): Promise<{ id: string; name: string; key: string; deploymentId: string }> {
+  async agent(
+    user: { id: string; key: string },
+    name: string,
+    more: object = {},
+  ): Promise<{ id: string; name: string; key: string; deploymentId: string }> {
     const answer = await this.post(`/api/v1/users/${user.id}/agents`, user.key, { name, ...more });
     if (answer.status !== 202) throw new Error(`creating an agent answered ${answer.status}: ${answer.text}`);
     return { id: answer.json.id, name, key: answer.json.api_key, deploymentId: answer.json.deployment_id };
@@ -133,11 +145,15 @@ export class TestApp {
   /** Waits until every deployment of the user is ready. */
   async ready(user: { id: string; key: string }, withinMs = 30_000): Promise<void> {
     let last = '';
-    await until(async () => {
-      const answer = await this.get(`/api/v1/users/${user.id}/deploy/status`, user.key);
-      last = answer.text;
-      return answer.status === 200 && answer.json.settled === true;
-    }, () => `the deployments to settle: ${last}`, withinMs);
+    await until(
+      async () => {
+        const answer = await this.get(`/api/v1/users/${user.id}/deploy/status`, user.key);
+        last = answer.text;
+        return answer.status === 200 && answer.json.settled === true;
+      },
+      () => `the deployments to settle: ${last}`,
+      withinMs,
+    );
   }
 
   /** Ends this process's part, as a clean stop of Berth does; instances, folder and database stay. */
@@ -162,7 +178,14 @@ export class TestApp {
 
   async #removeInstances(): Promise<void> {
     if (this.runtime.name === 'fake') return;
-    const runtime = makeRuntime(this.runtime.name, { installationId: this.installation.id, dataDir: this.dataDir, gatewayPath: '', engine: this.engine, gateways: this.gateways, dockerHost: this.config.dockerHost });
+    const runtime = makeRuntime(this.runtime.name, {
+      installationId: this.installation.id,
+      dataDir: this.dataDir,
+      gatewayPath: '',
+      engine: this.engine,
+      gateways: this.gateways,
+      dockerHost: this.config.dockerHost,
+    });
     const { instances, volumes } = await runtime.list();
     for (const instance of instances) await runtime.remove(instance.name);
     for (const volume of volumes) await runtime.removeVolume(volume.name);
@@ -176,7 +199,13 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
   const database = await databaseFor(options);
   // The path of a socket below it has 108 bytes at most.
   const dataDir = beside?.dataDir ?? (await mkdtemp(join(tmpdir(), 'bt-')));
-  const { config } = readConfig({ DATA_DIR: dataDir, READY_TIMEOUT_MS: '30000', ORPHAN_GRACE_MS: '0', AGENT_IMAGE: 'berth-agent:latest', ...options.env });
+  const { config } = readConfig({
+    DATA_DIR: dataDir,
+    READY_TIMEOUT_MS: '30000',
+    ORPHAN_GRACE_MS: '0',
+    AGENT_IMAGE: 'berth-agent:latest',
+    ...options.env,
+  });
   const masterKey = beside?.masterKey ?? randomBytes(32);
   const vault = await Vault.open({ masterKey: Buffer.from(masterKey) });
   const installation = await openInstallation({ db: database.db, vault, dataDir });
@@ -185,11 +214,27 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
   const gateways = new FakeGateways();
   const kind = options.runtime ?? 'fake';
   const gatewayPath = kind === 'process' ? await bundleGateway() : '';
-  const runtime = makeRuntime(kind, { installationId: installation.id, dataDir, gatewayPath, engine, gateways, dockerHost: config.dockerHost });
+  const runtime = makeRuntime(kind, {
+    installationId: installation.id,
+    dataDir,
+    gatewayPath,
+    engine,
+    gateways,
+    dockerHost: config.dockerHost,
+  });
   const log = createLog(process.env.TEST_LOG_LEVEL ?? 'silent');
   const processId = `p${randomBytes(4).toString('hex')}`;
   const app = createApp({
-    config, secrets: { openaiApiKey: undefined, anthropicApiKey: undefined }, adminKey, database, vault, installation, runtime, processId, version: '0.0.0-test', log,
+    config,
+    secrets: { openaiApiKey: undefined, anthropicApiKey: undefined },
+    adminKey,
+    database,
+    vault,
+    installation,
+    runtime,
+    processId,
+    version: '0.0.0-test',
+    log,
     reconciler: { passEveryMs: 200, sweepEveryMs: 1_000 },
     ...options.app,
   });
@@ -198,7 +243,12 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
   server.on('clientError', refuseBadHttp);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  return new TestApp({ url, adminKey, database, runtime, engine, gateways, installation, masterKey, config, dataDir }, app, server, beside === undefined && typeof options.database !== 'object');
+  return new TestApp(
+    { url, adminKey, database, runtime, engine, gateways, installation, masterKey, config, dataDir },
+    app,
+    server,
+    beside === undefined && typeof options.database !== 'object',
+  );
 }
 
 async function databaseFor({ database, beside }: TestAppOptions): Promise<TestDatabase> {
@@ -220,6 +270,12 @@ function makeRuntime(kind: 'fake' | 'process' | 'docker', parts: RuntimeParts): 
   const { installationId, dataDir, gatewayPath, engine, gateways, dockerHost } = parts;
   const log = createLog('silent');
   if (kind === 'docker') return new DockerRuntime({ installationId, log, ...(dockerHost ? { dockerHost } : {}) });
-  if (kind === 'process') return new ProcessRuntime({ installationId, dataDir: join(dataDir, 'process'), gatewayPath, log, allowTools: true });
-  return new FakeRuntime({ installationId, engine, onStart: (spec, process) => gateways.begin(spec, process), onStop: (spec) => gateways.end(spec) });
+  if (kind === 'process')
+    return new ProcessRuntime({ installationId, dataDir: join(dataDir, 'process'), gatewayPath, log, allowTools: true });
+  return new FakeRuntime({
+    installationId,
+    engine,
+    onStart: (spec, process) => gateways.begin(spec, process),
+    onStop: (spec) => gateways.end(spec),
+  });
 }

@@ -46,13 +46,25 @@ export class BerthProcess {
 
   /** Starts it and waits until it answers. */
   async start(): Promise<void> {
-    const child = spawn(process.execPath, ['dist/src/main.js'], { cwd: ROOT, env: { PATH: process.env.PATH ?? '', ...this.#env }, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(process.execPath, ['dist/src/main.js'], {
+      cwd: ROOT,
+      env: { PATH: process.env.PATH ?? '', ...this.#env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     this.#child = child;
-    for (const stream of [child.stdout, child.stderr]) stream.on('data', (bytes: Buffer) => (this.#output = (this.#output + bytes.toString()).slice(-200_000)));
-    await until(async () => {
-      if (child.exitCode !== null) throw new Error(`Berth ended with ${child.exitCode}: ${this.#output.slice(-2_000)}`);
-      return fetch(`${this.url}/health`).then((response) => response.ok, () => false);
-    }, () => `Berth to answer: ${this.#output.slice(-2_000)}`, 60_000);
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (bytes: Buffer) => (this.#output = (this.#output + bytes.toString()).slice(-200_000)));
+    await until(
+      async () => {
+        if (child.exitCode !== null) throw new Error(`Berth ended with ${child.exitCode}: ${this.#output.slice(-2_000)}`);
+        return fetch(`${this.url}/health`).then(
+          (response) => response.ok,
+          () => false,
+        );
+      },
+      () => `Berth to answer: ${this.#output.slice(-2_000)}`,
+      60_000,
+    );
   }
 
   async kill(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
@@ -87,7 +99,11 @@ export class BerthProcess {
 
   /** What the engine holds of this installation. */
   async engine<T>(use: (runtime: DockerRuntime) => Promise<T>): Promise<T> {
-    const runtime = new DockerRuntime({ installationId: await this.installationId(), log: createLog('silent'), ...(this.#env.DOCKER_HOST ? { dockerHost: this.#env.DOCKER_HOST } : {}) });
+    const runtime = new DockerRuntime({
+      installationId: await this.installationId(),
+      log: createLog('silent'),
+      ...(this.#env.DOCKER_HOST ? { dockerHost: this.#env.DOCKER_HOST } : {}),
+    });
     try {
       return await use(runtime);
     } finally {

@@ -12,7 +12,10 @@ interface Agent {
 }
 
 /** How the next turns behave, for tests of the unhappy half. */
-export type Script = (request: { body: { messages: { content: string }[]; user?: string } }, response: Http2ServerResponse) => void | Promise<void>;
+export type Script = (
+  request: { body: { messages: { content: string }[]; user?: string } },
+  response: Http2ServerResponse,
+) => void | Promise<void>;
 
 /** The gateways of fake instances, in this process: they dial over the real link, take configs and echo. What they were told is theirs to show. */
 export class FakeGateways {
@@ -76,7 +79,9 @@ export class FakeGateways {
       response.end(JSON.stringify({ version: config.version, agents: config.agents.map((agent: Agent) => agent.id) }));
     } else if (path === 'GET /v1/models') {
       const agents = this.configs.get(spec.instanceId)?.agents ?? [];
-      response.end(JSON.stringify({ object: 'list', data: agents.map((agent) => ({ id: `openclaw/${agent.id}`, object: 'model' })) }));
+      response.end(
+        JSON.stringify({ object: 'list', data: agents.map((agent) => ({ id: `openclaw/${agent.id}`, object: 'model' })) }),
+      );
     } else if (path === 'POST /v1/chat/completions') {
       response.setHeader('content-type', 'text/event-stream');
       await (this.script ?? echo)({ body: JSON.parse(text) }, response);

@@ -39,7 +39,12 @@ export function agentsRoutes({ agents, publicUrl }: AgentsRoutesOptions) {
     async (c) => {
       const body = c.req.valid('json');
       const wishes = Array.isArray(body) ? body : 'agents' in body ? body.agents : undefined;
-      const made = await agents.create(tenantOf(c), wishes ?? [body as Exclude<typeof body, unknown[] | { agents: unknown }>], callerOf(c), requestIdOf(c));
+      const made = await agents.create(
+        tenantOf(c),
+        wishes ?? [body as Exclude<typeof body, unknown[] | { agents: unknown }>],
+        callerOf(c),
+        requestIdOf(c),
+      );
       const [first] = made;
       return c.json(wishes === undefined && first ? first : { agents: made }, 202);
     },
@@ -99,7 +104,12 @@ export function agentsRoutes({ agents, publicUrl }: AgentsRoutesOptions) {
       tags,
       summary: 'Delete an agent, its keys, conversations and workspace',
       request: { params: AgentParams },
-      responses: { 202: json('Gone from the API; its workspace is being removed.', z.object({ id: z.string(), name: z.string(), status: z.literal('deleting') })) },
+      responses: {
+        202: json(
+          'Gone from the API; its workspace is being removed.',
+          z.object({ id: z.string(), name: z.string(), status: z.literal('deleting') }),
+        ),
+      },
     }),
     async (c) => {
       const gone = await agents.delete(tenantOf(c), c.req.valid('param').agent, callerOf(c), requestIdOf(c));

@@ -34,7 +34,9 @@ export const CreateAgents = z
     [
       CreateAgent,
       z.array(CreateAgent).min(1, 'must hold at least one agent').max(MANY, `must hold at most ${MANY} agents`),
-      z.strictObject({ agents: z.array(CreateAgent).min(1, 'must hold at least one agent').max(MANY, `must hold at most ${MANY} agents`) }),
+      z.strictObject({
+        agents: z.array(CreateAgent).min(1, 'must hold at least one agent').max(MANY, `must hold at most ${MANY} agents`),
+      }),
     ],
     { error: 'must be an agent, an array of agents, or {"agents": […]}' },
   )
@@ -58,7 +60,10 @@ export const AgentAnswer = z
     model: z.string(),
     instructions: z.string().nullable(),
     isolation: z.enum(['shared', 'dedicated']),
-    isolation_reason: z.string().nullable().openapi({ description: 'Why it has a container of its own though that was not asked for.' }),
+    isolation_reason: z
+      .string()
+      .nullable()
+      .openapi({ description: 'Why it has a container of its own though that was not asked for.' }),
     network: NetworkPolicy,
     deployment_id: z.string(),
     status: z.enum(['pending', 'deploying', 'ready', 'failing', 'deleting']),
@@ -74,9 +79,7 @@ export const NewAgentAnswer = AgentAnswer.extend({
 }).openapi('NewAgent');
 export type NewAgentAnswer = z.infer<typeof NewAgentAnswer>;
 
-export const PingAnswer = z
-  .object({ agent: z.string(), status: z.literal('online'), latency_ms: z.number() })
-  .openapi('Ping');
+export const PingAnswer = z.object({ agent: z.string(), status: z.literal('online'), latency_ms: z.number() }).openapi('Ping');
 
 export const ConnectAnswer = z
   .object({

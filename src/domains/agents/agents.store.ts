@@ -29,11 +29,19 @@ export async function findAgent(db: Db, userId: string, agent: string): Promise<
 export async function listAgents(db: Db, userId: string, page: PageRequest): Promise<AgentRow[]> {
   let query = agentsOf(db, userId);
   if (page.after !== undefined) query = query.where('a.id', '>', page.after);
-  return query.orderBy('a.id').offset(page.offset).limit(page.limit + 1).execute();
+  return query
+    .orderBy('a.id')
+    .offset(page.offset)
+    .limit(page.limit + 1)
+    .execute();
 }
 
 export async function countAgents(db: Db, userId: string): Promise<number> {
-  const row = await db.selectFrom('agents').select((eb) => eb.fn.countAll().as('n')).where('user_id', '=', userId).executeTakeFirstOrThrow();
+  const row = await db
+    .selectFrom('agents')
+    .select((eb) => eb.fn.countAll().as('n'))
+    .where('user_id', '=', userId)
+    .executeTakeFirstOrThrow();
   return Number(row.n);
 }
 
@@ -42,15 +50,30 @@ export async function countAgents(db: Db, userId: string): Promise<number> {
  * could wait for each other. Not `for update`, which would make every row that refers to the user wait, the reconciler's events among them.
  */
 export async function lockUser(db: Db, userId: string) {
-  return db.selectFrom('users').select(['id', 'name', 'tier']).where('id', '=', userId).where('deleting_at', 'is', null).forNoKeyUpdate().executeTakeFirst();
+  return db
+    .selectFrom('users')
+    .select(['id', 'name', 'tier'])
+    .where('id', '=', userId)
+    .where('deleting_at', 'is', null)
+    .forNoKeyUpdate()
+    .executeTakeFirst();
 }
 
 export async function insertAgent(db: Db, userId: string, row: Omit<Insertable<AgentsTable>, 'user_id'>): Promise<void> {
-  await db.insertInto('agents').values({ ...row, network: JSON.stringify(row.network) as never, user_id: userId }).execute();
+  await db
+    .insertInto('agents')
+    .values({ ...row, network: JSON.stringify(row.network) as never, user_id: userId })
+    .execute();
 }
 
 /** Changes an agent if it is still at `version` (any, if undefined); answers whether it was. */
-export async function updateAgent(db: Db, userId: string, agentId: string, values: Updateable<AgentsTable>, version: number | undefined): Promise<boolean> {
+export async function updateAgent(
+  db: Db,
+  userId: string,
+  agentId: string,
+  values: Updateable<AgentsTable>,
+  version: number | undefined,
+): Promise<boolean> {
   let query = db
     .updateTable('agents')
     .set({ ...values, version: sql<number>`version + 1`, updated_at: sql<Date>`now()` })
@@ -84,7 +107,16 @@ export async function findRoute(db: Db, userId: string, agent: string) {
     .selectFrom('agents as a')
     .innerJoin('deployments as d', 'd.id', 'a.deployment_id')
     .leftJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null))
-    .select(['a.id', 'a.name', 'a.config_version', 'a.deployment_id', 'd.state', 'd.reason', 'i.id as instance_id', 'i.applied_version'])
+    .select([
+      'a.id',
+      'a.name',
+      'a.config_version',
+      'a.deployment_id',
+      'd.state',
+      'd.reason',
+      'i.id as instance_id',
+      'i.applied_version',
+    ])
     .where('a.user_id', '=', userId)
     .where(agent.startsWith('agt_') ? 'a.id' : 'a.name', '=', agent)
     .executeTakeFirst();

@@ -63,7 +63,12 @@ export class Agents {
       const answers: NewAgentAnswer[] = [];
       for (const { id, key } of created) answers.push({ ...answerOf(await this.#find(trx, userId, id)), api_key: key });
       for (const { id, deploymentId } of created) {
-        await appendEvent(trx, userId, { type: 'agent.created', actor: actorOf(caller), requestId, payload: { agent_id: id, deployment_id: deploymentId } });
+        await appendEvent(trx, userId, {
+          type: 'agent.created',
+          actor: actorOf(caller),
+          requestId,
+          payload: { agent_id: id, deployment_id: deploymentId },
+        });
       }
       return answers;
     });
@@ -82,7 +87,14 @@ export class Agents {
   }
 
   /** `version`: the caller's guard; `precondition_failed` when the agent has moved on since. */
-  async update(userId: string, agent: string, wish: UpdateAgent, version: number | undefined, caller: Caller, requestId: string): Promise<AgentAnswer> {
+  async update(
+    userId: string,
+    agent: string,
+    wish: UpdateAgent,
+    version: number | undefined,
+    caller: Caller,
+    requestId: string,
+  ): Promise<AgentAnswer> {
     if (wish.model !== undefined) this.#options.checkModel(wish.model);
     const changed = await this.#db.transaction().execute(async (trx) => {
       await this.#lockUser(trx, userId);
@@ -91,7 +103,12 @@ export class Agents {
       const held = await store.updateAgent(trx, userId, row.id, { ...wish, config_version: configVersion }, version);
       if (!held) throw new AppError('precondition_failed', 'the agent has changed since that version');
       const answer = await this.#find(trx, userId, row.id);
-      await appendEvent(trx, userId, { type: 'agent.updated', actor: actorOf(caller), requestId, payload: { agent_id: row.id, fields: Object.keys(wish) } });
+      await appendEvent(trx, userId, {
+        type: 'agent.updated',
+        actor: actorOf(caller),
+        requestId,
+        payload: { agent_id: row.id, fields: Object.keys(wish) },
+      });
       return answer;
     });
     this.#options.deployments.announce(changed.deployment_id);
@@ -106,7 +123,12 @@ export class Agents {
       const found = await this.#find(trx, userId, agent);
       await store.deleteAgent(trx, userId, found.id);
       await this.#options.deployments.agentLeft(trx, userId, found.deployment_id);
-      await appendEvent(trx, userId, { type: 'agent.deleted', actor: actorOf(caller), requestId, payload: { agent_id: found.id } });
+      await appendEvent(trx, userId, {
+        type: 'agent.deleted',
+        actor: actorOf(caller),
+        requestId,
+        payload: { agent_id: found.id },
+      });
       return found;
     });
     this.#options.bus.publish('agent', row.id);
@@ -124,7 +146,8 @@ export class Agents {
   /** Really asks the agent's gateway; answers the milliseconds it took. `unavailable` when it does not answer. */
   async ping(userId: string, agent: string): Promise<{ agent: string; latencyMs: number }> {
     const found = await this.route(userId, agent);
-    if (found.instanceId === undefined) throw new AppError('unavailable', found.reason ?? 'the agent is not running yet', { retryAfterS: 1 });
+    if (found.instanceId === undefined)
+      throw new AppError('unavailable', found.reason ?? 'the agent is not running yet', { retryAfterS: 1 });
     return { agent: found.name, latencyMs: await this.#options.gateway.ping(found.instanceId, found.name) };
   }
 
@@ -154,7 +177,9 @@ export class Agents {
 
   #check(wish: CreateAgent, all: CreateAgent[], index: number): void {
     if (all.findIndex((other) => other.name === wish.name) !== index) {
-      throw new AppError('conflict', 'two agents of one request have the same name', { fields: [{ path: `${index}.name`, message: 'is named twice' }] });
+      throw new AppError('conflict', 'two agents of one request have the same name', {
+        fields: [{ path: `${index}.name`, message: 'is named twice' }],
+      });
     }
     if (wish.model !== undefined) this.#options.checkModel(wish.model);
   }
@@ -164,10 +189,17 @@ export class Agents {
     const tier = await this.#options.tiers.getIn(trx, user.tier);
     const have = await store.countAgents(trx, userId);
     if (have + more <= tier.max_agents) return;
-    throw new AppError('limit_exceeded', `tier ${tier.name} allows ${tier.max_agents} agents; ${have} exist and ${more} more were asked for`);
+    throw new AppError(
+      'limit_exceeded',
+      `tier ${tier.name} allows ${tier.max_agents} agents; ${have} exist and ${more} more were asked for`,
+    );
   }
 
-  async #insert(trx: Transaction<Schema>, userId: string, wish: CreateAgent): Promise<{ id: string; key: string; deploymentId: string }> {
+  async #insert(
+    trx: Transaction<Schema>,
+    userId: string,
+    wish: CreateAgent,
+  ): Promise<{ id: string; key: string; deploymentId: string }> {
     const id = newId('agt');
     const network = wish.network ?? CLOSED;
     const place = await this.#options.deployments.place(trx, userId, { isolation: wish.isolation ?? 'shared', network });
@@ -186,7 +218,10 @@ export class Agents {
       });
     } catch (error) {
       if (!isUniqueViolation(error, 'agents_name_key')) throw error;
-      throw new AppError('conflict', `an agent named ${wish.name} exists already`, { cause: error, fields: [{ path: 'name', message: 'is taken' }] });
+      throw new AppError('conflict', `an agent named ${wish.name} exists already`, {
+        cause: error,
+        fields: [{ path: 'name', message: 'is taken' }],
+      });
     }
     const key = await this.#options.keys.insert(trx, { kind: 'agent', userId, agentId: id, name: 'primary', primary: true });
     return { id, key: key.api_key, deploymentId: place.deploymentId };

@@ -8,7 +8,10 @@ import { newKeyText } from './key-text.js';
  * The installation's first admin key: from the environment, else from `DATA_DIR/admin.key`, which is made on the first start (mode 0600).
  * `made` says that it is new, so that it can be shown this once.
  */
-export async function loadOrCreateAdminKey(dataDir: string, fromEnvironment: string | undefined): Promise<{ key: string; made: boolean; path: string }> {
+export async function loadOrCreateAdminKey(
+  dataDir: string,
+  fromEnvironment: string | undefined,
+): Promise<{ key: string; made: boolean; path: string }> {
   const path = join(dataDir, 'admin.key');
   if (fromEnvironment !== undefined) return { key: fromEnvironment, made: false, path };
   const key = newKeyText('admin', newId('key'));

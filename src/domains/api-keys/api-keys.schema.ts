@@ -1,6 +1,9 @@
 import { z } from '@hono/zod-openapi';
 
-export const KeyParam = z.string().max(64).openapi({ param: { name: 'key', in: 'path' }, example: 'key_01kb3v6y1n4w0f8e5q2r7t9xzc' });
+export const KeyParam = z
+  .string()
+  .max(64)
+  .openapi({ param: { name: 'key', in: 'path' }, example: 'key_01kb3v6y1n4w0f8e5q2r7t9xzc' });
 
 const KeyName = z
   .string()

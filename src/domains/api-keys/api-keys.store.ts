@@ -13,7 +13,11 @@ const expired = sql<boolean>`coalesce(expires_at <= now(), false)`.as('expired')
 /** `expiresInS` becomes a time of the database's clock. */
 export async function insertKeyAcrossTenants(db: Db, row: NewKeyRow, expiresInS: number | undefined) {
   const expires = expiresInS === undefined ? null : sql<Date>`now() + make_interval(secs => ${expiresInS})`;
-  return db.insertInto('api_keys').values({ ...row, expires_at: expires }).returning([...COLUMNS, expired]).executeTakeFirstOrThrow();
+  return db
+    .insertInto('api_keys')
+    .values({ ...row, expires_at: expires })
+    .returning([...COLUMNS, expired])
+    .executeTakeFirstOrThrow();
 }
 
 /** A key by its id with the names its caller carries; nothing when it, its user or its agent is on the way out. */
@@ -40,13 +44,24 @@ export async function listAdminKeysAcrossTenants(db: Db, page: PageRequest) {
 }
 
 async function keysOf(db: Db, userId: string | null, page: PageRequest) {
-  let query = db.selectFrom('api_keys').select([...COLUMNS, expired]).where('user_id', userId === null ? 'is' : '=', userId);
+  let query = db
+    .selectFrom('api_keys')
+    .select([...COLUMNS, expired])
+    .where('user_id', userId === null ? 'is' : '=', userId);
   if (page.after !== undefined) query = query.where('id', '>', page.after);
-  return query.orderBy('id').offset(page.offset).limit(page.limit + 1).execute();
+  return query
+    .orderBy('id')
+    .offset(page.offset)
+    .limit(page.limit + 1)
+    .execute();
 }
 
 export async function countKeys(db: Db, userId: string): Promise<number> {
-  const row = await db.selectFrom('api_keys').select((eb) => eb.fn.countAll().as('n')).where('user_id', '=', userId).executeTakeFirstOrThrow();
+  const row = await db
+    .selectFrom('api_keys')
+    .select((eb) => eb.fn.countAll().as('n'))
+    .where('user_id', '=', userId)
+    .executeTakeFirstOrThrow();
   return Number(row.n);
 }
 
@@ -86,7 +101,13 @@ export async function revokePrimaryKey(db: Db, userId: string, agentId: string):
 
 /** The user, unless on the way out, which waits until the end of the transaction. */
 export async function holdUser(db: Db, userId: string) {
-  return db.selectFrom('users').select('id').where('id', '=', userId).where('deleting_at', 'is', null).forShare().executeTakeFirst();
+  return db
+    .selectFrom('users')
+    .select('id')
+    .where('id', '=', userId)
+    .where('deleting_at', 'is', null)
+    .forShare()
+    .executeTakeFirst();
 }
 
 /** Holds the agent until the end of the transaction: it stays, and of two rotations of its key one waits for the other. */

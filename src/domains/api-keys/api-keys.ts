@@ -31,7 +31,14 @@ export interface ApiKeysOptions {
   adminKey: string;
 }
 
-type KeyWish = { kind: 'user' | 'agent'; userId: string; agentId: string | null; name: string; primary?: boolean; expiresInS?: number | undefined };
+type KeyWish = {
+  kind: 'user' | 'agent';
+  userId: string;
+  agentId: string | null;
+  name: string;
+  primary?: boolean;
+  expiresInS?: number | undefined;
+};
 
 /**
  * API keys of the three kinds. `authenticate` is on the path of every request: it reads one row by id and keeps it until the bus
@@ -79,7 +86,12 @@ export class ApiKeys {
         name: wish.name ?? 'unnamed',
         expiresInS: wish.expires_in_s,
       });
-      await appendEvent(trx, userId, { type: 'key.created', actor: actorOf(caller), requestId, payload: { key_id: key.id, kind: key.kind } });
+      await appendEvent(trx, userId, {
+        type: 'key.created',
+        actor: actorOf(caller),
+        requestId,
+        payload: { key_id: key.id, kind: key.kind },
+      });
       return key;
     });
   }
@@ -87,7 +99,17 @@ export class ApiKeys {
   async createAdmin(wish: CreateAdminKey): Promise<NewKeyAnswer> {
     const id = newId('key');
     const text = newKeyText('admin', id);
-    const row = { id, kind: 'admin' as const, user_id: null, agent_id: null, name: wish.name ?? 'unnamed', digest: digestOf(this.#pepper, text), hint: text.slice(-4), expires_at: null, revoked_at: null };
+    const row = {
+      id,
+      kind: 'admin' as const,
+      user_id: null,
+      agent_id: null,
+      name: wish.name ?? 'unnamed',
+      digest: digestOf(this.#pepper, text),
+      hint: text.slice(-4),
+      expires_at: null,
+      revoked_at: null,
+    };
     return { ...answerOf(await store.insertKeyAcrossTenants(this.#db, row, wish.expires_in_s)), api_key: text };
   }
 
@@ -116,7 +138,12 @@ export class ApiKeys {
       if (!(await store.lockAgent(trx, userId, agentId))) throw new AppError('not_found', 'agent not found');
       const dead = await store.revokePrimaryKey(trx, userId, agentId);
       const made = await this.insert(trx, { kind: 'agent', userId, agentId, name: 'primary', primary: true });
-      await appendEvent(trx, userId, { type: 'key.rotated', actor: actorOf(caller), requestId, payload: { agent_id: agentId, key_id: made.id } });
+      await appendEvent(trx, userId, {
+        type: 'key.rotated',
+        actor: actorOf(caller),
+        requestId,
+        payload: { agent_id: agentId, key_id: made.id },
+      });
       return { key: made, revoked: dead };
     });
     for (const id of revoked) this.#bus.publish('key', id);
@@ -154,10 +181,14 @@ export class ApiKeys {
     const kind = wish.kind ?? (wish.agent === undefined ? 'user' : 'agent');
     if (kind === 'user') {
       if (wish.agent === undefined) return null;
-      throw new AppError('invalid_request', 'a user key names no agent', { fields: [{ path: 'agent', message: 'is allowed for agent keys only' }] });
+      throw new AppError('invalid_request', 'a user key names no agent', {
+        fields: [{ path: 'agent', message: 'is allowed for agent keys only' }],
+      });
     }
     if (wish.agent === undefined) {
-      throw new AppError('invalid_request', 'an agent key needs an agent', { fields: [{ path: 'agent', message: 'is required for an agent key' }] });
+      throw new AppError('invalid_request', 'an agent key needs an agent', {
+        fields: [{ path: 'agent', message: 'is required for an agent key' }],
+      });
     }
     const agent = await store.lockAgent(trx, userId, wish.agent);
     if (!agent) throw new AppError('not_found', 'agent not found');

@@ -4,7 +4,10 @@ import { STAGES } from './deployments.table.js';
 const HostPattern = z
   .string()
   .max(253)
-  .regex(/^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/, 'must be a host name such as api.example.com, or *.example.com');
+  .regex(
+    /^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/,
+    'must be a host name such as api.example.com, or *.example.com',
+  );
 
 export const NetworkPolicy = z
   .discriminatedUnion(
@@ -16,7 +19,9 @@ export const NetworkPolicy = z
     ],
     { error: 'must be {"mode":"closed"}, {"mode":"open"} or {"mode":"hosts","hosts":[…]}' },
   )
-  .openapi('NetworkPolicy', { description: 'What the agent may reach: nothing, the public internet, or the named hosts (ports 80 and 443).' });
+  .openapi('NetworkPolicy', {
+    description: 'What the agent may reach: nothing, the public internet, or the named hosts (ports 80 and 443).',
+  });
 
 const State = z.enum(['none', 'pending', 'deploying', 'ready', 'failing', 'deleting']);
 const Stage = z.enum(STAGES);

@@ -7,8 +7,15 @@ type Db = Kysely<Schema>;
 /** What marks a deployment for the reconciler: due now, and a wish that a pass in progress has not seen. */
 export const LOOK_AGAIN = { due_at: sql<Date>`now()`, wish: sql<string>`wish + 1`, updated_at: sql<Date>`now()` };
 
-export async function insertDeployment(db: Db, userId: string, row: Omit<Insertable<DeploymentsTable>, 'user_id'>): Promise<void> {
-  await db.insertInto('deployments').values({ ...row, network: JSON.stringify(row.network) as never, user_id: userId, due_at: sql<Date>`now()` }).execute();
+export async function insertDeployment(
+  db: Db,
+  userId: string,
+  row: Omit<Insertable<DeploymentsTable>, 'user_id'>,
+): Promise<void> {
+  await db
+    .insertInto('deployments')
+    .values({ ...row, network: JSON.stringify(row.network) as never, user_id: userId, due_at: sql<Date>`now()` })
+    .execute();
 }
 
 export async function findShared(db: Db, userId: string) {
@@ -46,7 +53,9 @@ export async function retireIfEmpty(db: Db, userId: string, deploymentId: string
     .set({ ...LOOK_AGAIN, desired: 'deleted', state: 'deleting' })
     .where('user_id', '=', userId)
     .where('id', '=', deploymentId)
-    .where(({ not, exists, selectFrom }) => not(exists(selectFrom('agents').select('agents.id').whereRef('agents.deployment_id', '=', 'deployments.id'))))
+    .where(({ not, exists, selectFrom }) =>
+      not(exists(selectFrom('agents').select('agents.id').whereRef('agents.deployment_id', '=', 'deployments.id'))),
+    )
     .returning('id')
     .executeTakeFirst();
   return row !== undefined;
@@ -67,8 +76,24 @@ export async function readStatus(db: Db, userId: string) {
   return db
     .selectFrom('deployments as d')
     .leftJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null))
-    .select(['d.id', 'd.kind', 'd.desired', 'd.state', 'd.stage', 'd.reason', 'd.attempts', 'd.stages', 'd.due_at', 'd.config_version'])
-    .select(['i.id as instance_id', 'i.generation as instance_generation', 'i.started_at as instance_started_at', 'i.applied_version'])
+    .select([
+      'd.id',
+      'd.kind',
+      'd.desired',
+      'd.state',
+      'd.stage',
+      'd.reason',
+      'd.attempts',
+      'd.stages',
+      'd.due_at',
+      'd.config_version',
+    ])
+    .select([
+      'i.id as instance_id',
+      'i.generation as instance_generation',
+      'i.started_at as instance_started_at',
+      'i.applied_version',
+    ])
     .select((eb) =>
       eb
         .selectFrom('agents as a')

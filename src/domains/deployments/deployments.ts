@@ -43,7 +43,11 @@ export class Deployments {
    * Finds or makes the deployment for a new agent. Agents share the user's one container unless the agent asks for its own, or its
    * network policy would differ from its siblings': a policy is a boundary only of a container (DESIGN, trust boundary).
    */
-  async place(trx: Transaction<Schema>, userId: string, wish: { isolation: 'shared' | 'dedicated'; network: NetworkPolicy }): Promise<Placement> {
+  async place(
+    trx: Transaction<Schema>,
+    userId: string,
+    wish: { isolation: 'shared' | 'dedicated'; network: NetworkPolicy },
+  ): Promise<Placement> {
     const reason =
       wish.isolation === 'shared' && wish.network.mode !== 'closed'
         ? 'its network policy differs from that of the shared container, and a policy is a boundary only of a container'
@@ -140,14 +144,21 @@ function statusOf(row: StatusRow): DeploymentStatus {
     instance:
       row.instance_id === null
         ? null
-        : { id: row.instance_id, generation: row.instance_generation ?? 0, started_at: row.instance_started_at?.toISOString() ?? null },
+        : {
+            id: row.instance_id,
+            generation: row.instance_generation ?? 0,
+            started_at: row.instance_started_at?.toISOString() ?? null,
+          },
     stages: row.stages.map((timing) => ({ stage: timing.stage, started_at: timing.started_at, ms: timing.ms ?? null })),
   };
 }
 
 /** The user's whole: as far as the deployment that is least far. */
 function summarise(user: string, deployments: DeploymentStatus[]): DeployStatus {
-  const least = deployments.reduce<DeploymentStatus | undefined>((low, one) => (low === undefined || rank(one) < rank(low) ? one : low), undefined);
+  const least = deployments.reduce<DeploymentStatus | undefined>(
+    (low, one) => (low === undefined || rank(one) < rank(low) ? one : low),
+    undefined,
+  );
   return {
     user,
     state: least?.state ?? 'none',

@@ -254,5 +254,8 @@ export async function endPausesAcrossTenants(db: Db, reason: string): Promise<st
 }
 
 export async function pruneEndedAcrossTenants(db: Db, days: number): Promise<void> {
-  await db.deleteFrom('instances').where('ended_at', '<', sql<Date>`now() - make_interval(days => ${days})`).execute();
+  await db
+    .deleteFrom('instances')
+    .where('ended_at', '<', sql<Date>`now() - make_interval(days => ${days})`)
+    .execute();
 }

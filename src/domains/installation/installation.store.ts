@@ -12,7 +12,11 @@ export async function insertInstallationAcrossTenants(
   db: Db,
   row: { id: string; uid_base: number; next_uid: number; pepper: Buffer; key_check: Buffer },
 ) {
-  await db.insertInto('installation').values(row).onConflict((oc) => oc.column('only_row').doNothing()).execute();
+  await db
+    .insertInto('installation')
+    .values(row)
+    .onConflict((oc) => oc.column('only_row').doNothing())
+    .execute();
   return db.selectFrom('installation').selectAll().executeTakeFirstOrThrow();
 }
 
@@ -44,5 +48,8 @@ export async function removeProcessAcrossTenants(db: Db, processId: string): Pro
 
 /** Processes long dead are forgotten; what they left open is settled by the domains that own it. */
 export async function forgetProcessesAcrossTenants(db: Db, olderThanS: number): Promise<void> {
-  await db.deleteFrom('processes').where('heartbeat_at', '<', sql<Date>`now() - make_interval(secs => ${olderThanS})`).execute();
+  await db
+    .deleteFrom('processes')
+    .where('heartbeat_at', '<', sql<Date>`now() - make_interval(secs => ${olderThanS})`)
+    .execute();
 }

@@ -13,7 +13,9 @@ export function tiersRoutes(tiers: Tiers) {
       access: 'any',
       tags: ['Tiers'],
       summary: 'List the tiers and their limits',
-      responses: { 200: { description: 'All tiers.', content: { 'application/json': { schema: z.object({ data: z.array(TierAnswer) }) } } } },
+      responses: {
+        200: { description: 'All tiers.', content: { 'application/json': { schema: z.object({ data: z.array(TierAnswer) }) } } },
+      },
     }),
     async (c) => c.json({ data: await tiers.list() }, 200),
   );

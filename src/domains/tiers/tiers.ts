@@ -52,7 +52,9 @@ export class Tiers {
 
   async #unknown(): Promise<AppError> {
     const names = (await store.listTiersAcrossTenants(this.#db)).map((tier) => tier.name);
-    return new AppError('invalid_request', 'unknown tier', { fields: [{ path: 'tier', message: `must be one of ${names.join(', ')}` }] });
+    return new AppError('invalid_request', 'unknown tier', {
+      fields: [{ path: 'tier', message: `must be one of ${names.join(', ')}` }],
+    });
   }
 }
 

@@ -65,7 +65,8 @@ export function usersRoutes(users: Users) {
       request: { params: UserParams, body: jsonBody(ChangeTier) },
       responses: { 200: json('The user as it is now.', UserAnswer) },
     }),
-    async (c) => c.json(await users.changeTier(tenantOf(c), c.req.valid('json').tier, ifMatch(c), callerOf(c), requestIdOf(c)), 200),
+    async (c) =>
+      c.json(await users.changeTier(tenantOf(c), c.req.valid('json').tier, ifMatch(c), callerOf(c), requestIdOf(c)), 200),
   );
 
   router.openapi(
@@ -76,7 +77,12 @@ export function usersRoutes(users: Users) {
       tags,
       summary: 'Delete a user with all its data',
       request: { params: UserParams },
-      responses: { 202: json('Keys and agents are dead; containers, volumes and rows are being removed. 404 once nothing is left.', UserAnswer) },
+      responses: {
+        202: json(
+          'Keys and agents are dead; containers, volumes and rows are being removed. 404 once nothing is left.',
+          UserAnswer,
+        ),
+      },
     }),
     async (c) => c.json(await users.delete(tenantOf(c), callerOf(c), requestIdOf(c)), 202),
   );

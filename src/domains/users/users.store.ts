@@ -22,7 +22,11 @@ export async function findUserAcrossTenants(db: Db, idOrName: string) {
 export async function listUsersAcrossTenants(db: Db, page: PageRequest) {
   let query = db.selectFrom('users').selectAll();
   if (page.after !== undefined) query = query.where('id', '>', page.after);
-  return query.orderBy('id').offset(page.offset).limit(page.limit + 1).execute();
+  return query
+    .orderBy('id')
+    .offset(page.offset)
+    .limit(page.limit + 1)
+    .execute();
 }
 
 export async function readUser(db: Db, userId: string) {
@@ -55,7 +59,9 @@ export async function readErasableAcrossTenants(db: Db) {
     .selectFrom('users as u')
     .select(['u.id', 'u.data_key'])
     .where('u.deleting_at', 'is not', null)
-    .where(({ not, exists, selectFrom }) => not(exists(selectFrom('deployments as d').select('d.id').whereRef('d.user_id', '=', 'u.id'))))
+    .where(({ not, exists, selectFrom }) =>
+      not(exists(selectFrom('deployments as d').select('d.id').whereRef('d.user_id', '=', 'u.id'))),
+    )
     .orderBy('u.deleting_at')
     .limit(100)
     .execute();
@@ -65,5 +71,9 @@ export async function readErasableAcrossTenants(db: Db) {
 export async function eraseUser(db: Db, userId: string): Promise<void> {
   await db.deleteFrom('users').where('id', '=', userId).execute();
   const digest = createHash('sha256').update(userId).digest('hex');
-  await db.insertInto('deletions').values({ user_digest: digest }).onConflict((oc) => oc.doNothing()).execute();
+  await db
+    .insertInto('deletions')
+    .values({ user_digest: digest })
+    .onConflict((oc) => oc.doNothing())
+    .execute();
 }

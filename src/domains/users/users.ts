@@ -53,14 +53,23 @@ export class Users {
     try {
       return await this.#db.transaction().execute(async (trx) => {
         const data_key = this.#options.vault.newDataKey(id);
-        const user = await store.insertUserAcrossTenants(trx, { id, name: wish.name, email: wish.email ?? null, tier: tier.name, data_key });
+        const user = await store.insertUserAcrossTenants(trx, {
+          id,
+          name: wish.name,
+          email: wish.email ?? null,
+          tier: tier.name,
+          data_key,
+        });
         const key = await this.#options.keys.insert(trx, { kind: 'user', userId: id, agentId: null, name: 'first' });
         await appendEvent(trx, id, { type: 'user.created', actor: actorOf(caller), requestId, payload: { tier: tier.name } });
         return { ...answerOf(user), api_key: key.api_key };
       });
     } catch (error) {
       if (!isUniqueViolation(error, 'users_name_key')) throw error;
-      throw new AppError('conflict', `a user named ${wish.name} exists already`, { cause: error, fields: [{ path: 'name', message: 'is taken' }] });
+      throw new AppError('conflict', `a user named ${wish.name} exists already`, {
+        cause: error,
+        fields: [{ path: 'name', message: 'is taken' }],
+      });
     }
   }
 
@@ -84,13 +93,24 @@ export class Users {
   }
 
   /** The new limits hold for the next request; containers are replaced where their limits differ. */
-  async changeTier(userId: string, tierName: string, version: number | undefined, caller: Caller, requestId: string): Promise<UserAnswer> {
+  async changeTier(
+    userId: string,
+    tierName: string,
+    version: number | undefined,
+    caller: Caller,
+    requestId: string,
+  ): Promise<UserAnswer> {
     const tier = await this.#options.tiers.get(tierName);
     const { user, deployments } = await this.#db.transaction().execute(async (trx) => {
       const changed = await store.setTier(trx, userId, tier.name, version);
       if (!changed) throw await this.#whyNotChanged(trx, userId);
       const touched = await this.#options.deployments.limitsChanged(trx, userId);
-      await appendEvent(trx, userId, { type: 'user.tier_changed', actor: actorOf(caller), requestId, payload: { tier: tier.name } });
+      await appendEvent(trx, userId, {
+        type: 'user.tier_changed',
+        actor: actorOf(caller),
+        requestId,
+        payload: { tier: tier.name },
+      });
       return { user: changed, deployments: touched };
     });
     this.#options.bus.publish('user', userId);
@@ -124,7 +144,8 @@ export class Users {
     for (const { id, data_key: dataKey } of await store.readErasableAcrossTenants(this.#db)) {
       await this.#eraseOne(id, dataKey).catch((error: unknown) => failures.push(error));
     }
-    if (failures.length > 0) throw new AggregateError(failures, `${failures.length} users could not be erased: ${messageOf(failures[0])}`);
+    if (failures.length > 0)
+      throw new AggregateError(failures, `${failures.length} users could not be erased: ${messageOf(failures[0])}`);
   }
 
   async #eraseOne(userId: string, dataKey: Buffer): Promise<void> {
