@@ -144,7 +144,7 @@ describe('a body that is not what it should be', () => {
         '[1,]',
         "{'a':1}",
         `{"a":"${CANARY}`,
-        `${CANARY}`,
+        CANARY,
         '{"a":1}{"b":2}',
         'NaN',
         '{"a":01}',
