@@ -35,7 +35,9 @@ export class PrivateEngine {
     return join(this.#folder, 'data');
   }
 
+  /** Starts it unless it runs. */
   async start(): Promise<void> {
+    if (this.#daemon && this.#daemon.exitCode === null && this.#daemon.signalCode === null) return;
     const args = ['--host', this.host, '--data-root', this.dataRoot, '--exec-root', join(this.#folder, 'exec')];
     const alone = ['--pidfile', join(this.#folder, 'pid'), '--bridge', 'none', '--iptables=false', '--ip-masq=false'];
     this.#daemon = spawn('unshare', ['--net', 'dockerd', ...args, ...alone], { stdio: 'ignore' });
