@@ -28,6 +28,18 @@ describe('the edge of the whole app', () => {
     expect(await new Validator().validate(document)).toMatchObject({ valid: true });
   });
 
+  test('every pattern of the document is an expression by itself, and fits its own example', async () => {
+    const found = patternsIn((await app.get('/openapi.json')).json);
+    expect(found.length).toBeGreaterThan(5);
+    expect(found.filter(({ pattern }) => /(?<!\\)\/[a-z]*$/.test(pattern))).toEqual([]);
+    const misfits = found.filter(({ pattern, example }) => {
+      const expression = new RegExp(pattern, 'u');
+      return example !== undefined && !expression.test(example);
+    });
+    expect(misfits).toEqual([]);
+    expect(found.find(({ example }) => example === 'demo/echo')).toBeDefined();
+  });
+
   test.each([
     ['GET', '/agents'],
     ['GET', '/agents/a'],
@@ -87,3 +99,14 @@ describe('the edge of the whole app', () => {
     }
   });
 });
+
+interface Pattern {
+  pattern: string;
+  example?: string;
+}
+
+function patternsIn(part: unknown): Pattern[] {
+  if (typeof part !== 'object' || part === null) return [];
+  const inner = Object.values(part).flatMap(patternsIn);
+  return typeof (part as Partial<Pattern>).pattern === 'string' ? [part as Pattern, ...inner] : inner;
+}

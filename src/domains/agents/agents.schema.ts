@@ -5,7 +5,7 @@ import { ResourceName } from './names.js';
 const Model = z
   .string()
   .max(200, 'must have at most 200 characters')
-  .regex(/^[a-z0-9_-]+\/[^\s\p{Cc}]+$/u, 'must be provider/model, such as demo/echo')
+  .regex(/^[a-z0-9_-]+\/[^\s\u0000-\u001f\u007f-\u009f]+$/, 'must be provider/model, such as demo/echo')
   .openapi({ example: 'demo/echo', description: '`provider/model`. Unset: the default of the installation.' });
 
 const freeText = (limit: number) =>
