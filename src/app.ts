@@ -175,9 +175,8 @@ export function createApp(options: AppOptions): App {
     },
     async stop() {
       stopping = true;
-      await reconciler.stop();
-      await llm.close();
-      await links.shutdown();
+      // Together: the turns that run must end in a clear error now, however long the engine takes to answer.
+      await Promise.all([reconciler.stop(), llm.close().then(() => links.shutdown())]);
       await Promise.all(loops.map((loop) => loop.stop()));
       await signOff(db, processId);
       await runtime.close();

@@ -2,9 +2,10 @@ import { randomBytes } from 'node:crypto';
 import { createServer } from 'node:http';
 import { existsSync, readFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { getRequestListener } from '@hono/node-server';
-import { createApp } from './app.js';
+import { type App, createApp } from './app.js';
 import { type Config, ConfigError, readConfig, type Secrets } from './config.js';
 import { migrate } from './db/migrate.js';
 import { type Database, openDatabase } from './db/open.js';
@@ -19,6 +20,9 @@ import type { Runtime } from './runtime/runtime.js';
 import { loadOrCreateMasterKey } from './vault/master-key.js';
 import { Vault, wipe } from './vault/vault.js';
 import { VaultError } from './vault/vault-error.js';
+
+/** How long requests in flight may go on once the process is asked to end. */
+const STOP_GRACE_MS = 4_000;
 
 /** What has to be closed at the end, last opened first. */
 type Closer = () => Promise<void>;
@@ -50,8 +54,13 @@ async function run(): Promise<void> {
     });
     closers.push(() => app.stop());
     await app.start();
-    const { url, close } = await listen(config, app);
-    closers.push(close);
+    const { url, stopAccepting, end } = await listen(config, app);
+    // Turns in flight have a moment to finish; what still runs then is ended by the app, so that its client reads an error and not a cut.
+    closers.splice(-1, 1, async () => {
+      await stopAccepting(STOP_GRACE_MS);
+      await app.stop();
+      end();
+    });
     log.info(
       { url, installation: installation.id, process: processId, database: database.kind, runtime: runtime.name },
       `Berth listens on ${url}`,
@@ -114,7 +123,15 @@ function createRuntime(config: Config, installationId: string, log: Log): Runtim
   });
 }
 
-async function listen(config: Config, app: ReturnType<typeof createApp>): Promise<{ url: string; close: Closer }> {
+interface Listening {
+  url: string;
+  /** Takes no more connections; resolves once none is left, or after the grace. */
+  stopAccepting(graceMs: number): Promise<void>;
+  /** Cuts the connections that are left. */
+  end(): void;
+}
+
+async function listen(config: Config, app: App): Promise<Listening> {
   const server = createServer(SERVER_OPTIONS, getRequestListener(app.edge.fetch, { errorHandler: app.edge.refuse }));
   server.on('clientError', refuseBadHttp);
   await new Promise<void>((resolve, reject) => {
@@ -126,12 +143,12 @@ async function listen(config: Config, app: ReturnType<typeof createApp>): Promis
   const host = config.host.includes(':') ? `[${config.host}]` : config.host;
   return {
     url: `http://${host}:${port}`,
-    async close() {
+    async stopAccepting(graceMs) {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       server.closeIdleConnections();
-      setTimeout(() => server.closeAllConnections(), 5_000).unref();
-      await closed;
+      await Promise.race([closed, sleep(graceMs, undefined, { ref: false })]);
     },
+    end: () => server.closeAllConnections(),
   };
 }
 

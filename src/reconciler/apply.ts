@@ -81,6 +81,8 @@ export class Apply {
     await runtime.remove(instance.name);
     await links.remove(instance.id);
     await work.updateInstance(lease, instance.id, { ended: why });
+    // Until the row said so, this process may have begun to listen for it again.
+    await links.remove(instance.id);
   }
 
   async #admit(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {

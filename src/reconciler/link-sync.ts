@@ -36,7 +36,7 @@ export function linkSyncJob({ work, links, log, onEnded }: LinkSyncOptions): Job
       }
       const now = new Set(live.map((instance) => instance.id));
       for (const id of [...open.keys()].filter((one) => !now.has(one))) {
-        await links.close(id, 'the instance has ended');
+        await links.remove(id);
         open.delete(id);
         onEnded(id);
       }

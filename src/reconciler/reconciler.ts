@@ -166,6 +166,11 @@ export class Reconciler {
       const next = await this.#apply.step(step, lease, leased, progress, this.#stop.signal);
       return next !== 'again' && 'lookAgainInMs' in next ? { dueInMs: next.lookAgainInMs, failed: false } : next;
     }
+    if (leased.deployment.desired === 'running' && !step.failed) {
+      // Ending takes as long as its turns have to finish: the status says so from the beginning.
+      const replacing = { state: 'deploying', stage: 'queued', stages: progress.close(), reason: step.why } as const;
+      await this.#options.work.enter(lease, replacing);
+    }
     await this.#apply.end(lease, leased, step.why, step.graceMs);
     if (!step.failed) return 'again';
     return this.#failed(lease, leased, progress, step.why);
@@ -177,7 +182,8 @@ export class Reconciler {
     const steady = (leased.instance?.started_ms_ago ?? 0) >= STEADY_MS && leased.deployment.state !== 'failing';
     const attempts = steady ? 1 : leased.deployment.attempts + 1;
     this.#options.log.warn({ deployment: lease.deploymentId, attempts, err: cause }, `deployment failed: ${reason}`);
-    const stage = progress.stage ?? 'queued';
+    // What was ready and failed is back at the beginning.
+    const stage = progress.stage === 'ready' ? 'queued' : (progress.stage ?? 'queued');
     const state = leased.deployment.desired === 'deleted' ? 'deleting' : 'failing';
     // The same failure again is no news: one event a reason, however often it is tried.
     const event = leased.deployment.reason === reason ? undefined : 'deployment.failed';

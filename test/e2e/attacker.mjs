@@ -28,7 +28,13 @@ function connection(text, { endless, times = 1 } = {}) {
 
 function post(path, headers, body) {
   return new Promise((resolve) => {
-    const request = http.request({ socketPath, path, method: 'POST', agent: false, headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json', ...headers } });
+    const request = http.request({
+      socketPath,
+      path,
+      method: 'POST',
+      agent: false,
+      headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json', ...headers },
+    });
     request.on('response', (response) => {
       count(String(response.statusCode));
       response.resume().on('close', resolve);
@@ -55,7 +61,8 @@ const ATTACKS = {
   'a header without end': () => many(64, 64, () => connection(`GET /link HTTP/1.1\r\n${auth}`, { endless: 'X-A: b\r\n' })),
   '10,000 connections': () => many(10_000, 200, () => connection('x\r\n\r\n')),
   '1,000 chats': () => many(1_000, 60, () => post('/v1/chat/completions', {}, chat('hi'))),
-  'many tunnels': () => many(2_000, 60, () => connection(`CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\nProxy-${auth}\r\n`)),
+  'many tunnels': () =>
+    many(2_000, 60, () => connection(`CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\nProxy-${auth}\r\n`)),
   'bodies of 25 MB': () => many(20, 10, () => post('/v1/chat/completions', {}, Buffer.alloc(25_000_000, 0x20))),
   'deep bodies': () => many(10, 5, () => post('/v1/chat/completions', {}, '['.repeat(5_000_000))),
 };

@@ -40,6 +40,20 @@ describe('the edge of the whole app', () => {
     expect(found.find(({ example }) => example === 'demo/echo')).toBeDefined();
   });
 
+  test('a route that waits for an instance or the engine says that it may fail for them', async () => {
+    const { paths } = (await app.get('/openapi.json')).json;
+    const ofUser = '/api/v1/users/{user}';
+    const waiting = [
+      paths[`${ofUser}/agents/{agent}/chat`].post,
+      paths[`${ofUser}/agents/{agent}/chat/stream`].post,
+      paths['/v1/chat/completions'].post,
+      paths[`${ofUser}/agents/{agent}/ping`].get,
+      paths[`${ofUser}/logs`].get,
+    ];
+    for (const { responses } of waiting) expect(Object.keys(responses)).toEqual(expect.arrayContaining(['502', '503', '504']));
+    expect(Object.keys(paths[`${ofUser}/keys`].get.responses)).not.toContain('504');
+  });
+
   test.each([
     ['GET', '/agents'],
     ['GET', '/agents/a'],

@@ -6,6 +6,42 @@ import { until } from '../support/until.js';
 /** From the first statement of a deploy to after its end. */
 const KILL_AFTER_MS = [0, 15, 40, 80, 130, 200, 280, 400, 600, 900];
 
+describe('a stop of Berth', () => {
+  test('ends the streams in flight with an error that says why, and leaves the agents running', async () => {
+    const database = await testDatabase('postgres');
+    const berth = await BerthProcess.prepare({ DATABASE_URL: database.url ?? '' });
+    try {
+      await berth.start();
+      const user = await berth.call('POST', '/api/v1/users', await berth.adminKey(), { name: 'stopped', tier: 'pro' });
+      const key = user.json.api_key;
+      await berth.call('POST', '/api/v1/users/me/agents', key, { name: 'a' });
+      await answers(berth, key);
+      const stream = await fetch(`${berth.url}/api/v1/agents/a/chat/stream`, {
+        method: 'POST',
+        headers: { 'x-api-key': key, 'content-type': 'application/json' },
+        body: JSON.stringify({ messages: [{ role: 'user', content: '/slow 1000 50' }] }),
+      });
+      const reader = stream.body!.pipeThrough(new TextDecoderStream()).getReader();
+      let text = '';
+      while (!text.includes('event: text')) text += (await reader.read()).value ?? '';
+      const stopped = berth.kill('SIGTERM');
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        text += value;
+      }
+      expect(text.trim().split('\n\n').at(-1)).toMatch(/^event: error\ndata: .*"code":"unavailable"/);
+      await stopped;
+      await berth.engine(async (runtime) =>
+        expect((await runtime.list()).instances.map((one) => one.state)).toEqual(['running']),
+      );
+    } finally {
+      await berth.destroy();
+      await database.close();
+    }
+  }, 120_000);
+});
+
 describe('kill -9 of Berth while it provisions', () => {
   let database: TestDatabase;
   let berth: BerthProcess;

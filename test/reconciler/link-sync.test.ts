@@ -18,7 +18,7 @@ describe('listening for instances', () => {
         if (failing.includes(instanceId)) throw new Error('no');
         opened.push(`${instanceId} ${digest}`);
       },
-      close: async (id: string) => void closed.push(id),
+      remove: async (id: string) => void closed.push(id),
     } as unknown as LinkHost;
     return { job: linkSyncJob({ work, links, log, onEnded: () => {} }), opened, closed };
   }

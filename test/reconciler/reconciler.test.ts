@@ -210,10 +210,15 @@ describe('the reconciler', () => {
     expect((await status()).instance.id).toBe(instance.id);
   });
 
-  test('new limits of a tier replace the container, and the agent goes on', async () => {
+  test('new limits of a tier replace the container, and the agent goes on; nobody is told before that it is done', async () => {
     const app = await start();
     const { user, instance } = await settled(app);
+    app.engine.delay('stop', 300);
     await app.call('PUT', `/api/v1/users/${user.id}/tier`, { key: app.adminKey, body: { tier: 'business' } });
+    const watched = await app.get('/api/v1/deploy/status?watch=true', user.key);
+    const last = JSON.parse(watched.text.trim().split('data: ').at(-1) ?? '{}');
+    expect(last).toMatchObject({ state: 'ready', settled: true, deployments: [{ instance: { generation: 2 } }] });
+    expect(watched.text).toContain('replaced: its image or limits changed');
     await until(async () => {
       const now = (await app.get('/api/v1/deploy/status', user.key)).json.deployments[0];
       return now.state === 'ready' && now.instance && now.instance.id !== instance.id;

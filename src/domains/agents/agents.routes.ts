@@ -135,6 +135,7 @@ export function agentsRoutes({ agents, publicUrl }: AgentsRoutesOptions) {
       method: 'get',
       path: '/users/{user}/agents/{agent}/ping',
       access: 'agent',
+      waits: true,
       tags,
       summary: 'Ask the agent in its container whether it is there',
       request: { params: AgentParams },

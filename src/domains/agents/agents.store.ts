@@ -113,6 +113,7 @@ export async function findRoute(db: Db, userId: string, agent: string) {
       'a.config_version',
       'a.deployment_id',
       'd.state',
+      'd.stage',
       'd.reason',
       'i.id as instance_id',
       'i.applied_version',

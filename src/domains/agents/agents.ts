@@ -10,7 +10,7 @@ import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
 import type { ApiKeys } from '../api-keys/api-keys.js';
 import type { Deployments } from '../deployments/deployments.js';
-import type { NetworkPolicy } from '../deployments/deployments.table.js';
+import type { NetworkPolicy, Stage } from '../deployments/deployments.table.js';
 import type { Tiers } from '../tiers/tiers.js';
 import type { AgentAnswer, CreateAgent, NewAgentAnswer, UpdateAgent } from './agents.schema.js';
 import * as store from './agents.store.js';
@@ -34,7 +34,7 @@ export interface AgentRoute {
   deploymentId: string;
   /** The instance that serves the agent as it is now, if there is one. */
   instanceId: string | undefined;
-  /** Why there is none, when the last attempt failed. */
+  /** Why there is none. */
   reason: string | null;
 }
 
@@ -161,7 +161,7 @@ export class Agents {
       name: row.name,
       deploymentId: row.deployment_id,
       instanceId: serves ? (row.instance_id ?? undefined) : undefined,
-      reason: row.state === 'failing' ? row.reason : null,
+      reason: serves ? null : whyNot(row),
     };
   }
 
@@ -239,6 +239,21 @@ export class Agents {
     return row;
   }
 }
+
+/** Why an agent is not served now, in plain words. */
+function whyNot(row: { state: string; stage: Stage; reason: string | null; instance_id: string | null }): string {
+  if (row.state === 'ready') return 'its configuration is being applied';
+  return row.reason ?? STAGE_WORDS[row.stage];
+}
+
+const STAGE_WORDS: Record<Stage, string> = {
+  queued: 'its container is waiting to be made',
+  creating: 'its container is being made',
+  starting: 'its container is starting',
+  connecting: 'its container is connecting',
+  configuring: 'its configuration is being applied',
+  ready: 'it is not running',
+};
 
 function answerOf(row: store.AgentRow): AgentAnswer {
   const waits = row.deployment_state === 'ready' && (row.applied_version ?? 0) < row.config_version;

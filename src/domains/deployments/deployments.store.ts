@@ -1,6 +1,6 @@
 import { type Insertable, type Kysely, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
-import type { DeploymentsTable } from './deployments.table.js';
+import type { DeploymentsTable, DeploymentState, Stage } from './deployments.table.js';
 
 type Db = Kysely<Schema>;
 
@@ -41,8 +41,18 @@ export async function raiseConfigVersion(db: Db, userId: string, deploymentId: s
   return row.config_version;
 }
 
+/** Not ready any more until the reconciler has looked: whoever waits for the change must not be told that it is done. */
 export async function lookAgain(db: Db, userId: string): Promise<string[]> {
-  const rows = await db.updateTable('deployments').set(LOOK_AGAIN).where('user_id', '=', userId).returning('id').execute();
+  const rows = await db
+    .updateTable('deployments')
+    .set({
+      ...LOOK_AGAIN,
+      state: sql<DeploymentState>`case when state = 'ready' then 'deploying' else state end`,
+      stage: sql<Stage>`case when state = 'ready' then 'queued' else stage end`,
+    })
+    .where('user_id', '=', userId)
+    .returning('id')
+    .execute();
   return rows.map((row) => row.id);
 }
 
@@ -50,7 +60,7 @@ export async function lookAgain(db: Db, userId: string): Promise<string[]> {
 export async function retireIfEmpty(db: Db, userId: string, deploymentId: string): Promise<boolean> {
   const row = await db
     .updateTable('deployments')
-    .set({ ...LOOK_AGAIN, desired: 'deleted', state: 'deleting' })
+    .set({ ...LOOK_AGAIN, desired: 'deleted', state: 'deleting', stage: 'queued' })
     .where('user_id', '=', userId)
     .where('id', '=', deploymentId)
     .where(({ not, exists, selectFrom }) =>
@@ -64,7 +74,7 @@ export async function retireIfEmpty(db: Db, userId: string, deploymentId: string
 export async function retireAll(db: Db, userId: string): Promise<string[]> {
   const rows = await db
     .updateTable('deployments')
-    .set({ ...LOOK_AGAIN, desired: 'deleted', state: 'deleting' })
+    .set({ ...LOOK_AGAIN, desired: 'deleted', state: 'deleting', stage: 'queued' })
     .where('user_id', '=', userId)
     .returning('id')
     .execute();
