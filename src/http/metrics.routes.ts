@@ -3,9 +3,10 @@ import type { Context } from 'hono';
 import { AppError } from '../lib/errors.js';
 import { authenticate, credentialOf, headerOf } from './authenticate.js';
 import type { HttpMetrics } from './metrics.js';
+import { json } from './page.js';
 import { networkOf } from './rate-limit.js';
 import type { Env } from './request-state.js';
-import { createRouter, route, type Router } from './router.js';
+import { createRouter, ErrorAnswer, route, type Router } from './router.js';
 
 /** `GET /metrics` for Prometheus: open to this machine, by admin key to others. */
 export function metricsRoutes(metrics: HttpMetrics): Router {
@@ -18,7 +19,11 @@ export function metricsRoutes(metrics: HttpMetrics): Router {
       unlimited: true,
       tags: ['System'],
       summary: 'Metrics in the Prometheus format; from another machine with an admin key',
-      responses: { 200: { description: 'Metrics.', content: { 'text/plain': { schema: z.string() } } } },
+      responses: {
+        200: { description: 'Metrics.', content: { 'text/plain': { schema: z.string() } } },
+        401: json('From another machine, without a valid key.', ErrorAnswer),
+        403: json('From another machine, with a key that is no admin key.', ErrorAnswer),
+      },
     }),
     async (c) => {
       if (!isLocal(c)) await needAdmin(c);

@@ -8,9 +8,18 @@ type Document = ReturnType<OpenAPIHono['getOpenAPI31Document']>;
 
 export type ApiInfo = { title: string; version: string; description?: string };
 
+/** What `path.ts` does for every route, and no single one says. */
+const FORMS =
+  'Paths have shorter forms that reach the same handlers: `/api/…` is `/api/v1/…`, and what belongs to the caller is also found ' +
+  'without `/users/{user}`, so `/api/agents` and `/api/v1/agents` are `/api/v1/users/me/agents`.';
+
 /** OpenAPI 3.1 of all routes of the app. Throws where two operations would have one id. */
 export function openApiDocument(app: Router, info: ApiInfo): Document {
-  const document = (app as unknown as OpenAPIHono<Env>).getOpenAPI31Document({ openapi: '3.1.0', info, servers: [{ url: '/' }] });
+  const document = (app as unknown as OpenAPIHono<Env>).getOpenAPI31Document({
+    openapi: '3.1.0',
+    info: { ...info, description: [info.description, FORMS].filter(Boolean).join('\n\n') },
+    servers: [{ url: '/' }],
+  });
   const paths = Object.fromEntries(
     Object.entries(document.paths ?? {}).map(([path, item]) => [path.replaceAll(/(?<=\})\{[^}]*\}/g, ''), item]),
   );

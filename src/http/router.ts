@@ -23,6 +23,8 @@ export type RouteSpec<P extends string> = Omit<RouteConfig, 'path' | 'middleware
   bodyLimitBytes?: number;
   /** No rate limit and no line in the log: for health checks. Public routes only. */
   unlimited?: true;
+  /** The handler waits for an instance or for the container engine, so it may answer 502, 503 and 504. */
+  waits?: true;
 };
 
 /** Hono's OpenAPI router, narrowed: it takes guarded routes and other such routers, and its type does not grow with each route. */
@@ -41,7 +43,8 @@ export function createRouter(): Router {
   }) as unknown as Router;
 }
 
-const ErrorAnswer = z
+/** The body of a failed answer, for routes that declare one of their own. */
+export const ErrorAnswer = z
   .object({
     error: z.string(),
     detail: z.string(),
@@ -67,7 +70,7 @@ const PARAMS: Record<string, string> = {
  * path, and a description of the path's parameters.
  */
 export function route<P extends string, R extends RouteSpec<P>>(spec: R): R & Guarded {
-  const { access, bodyLimitBytes, unlimited, ...operation } = spec;
+  const { access, bodyLimitBytes, unlimited, waits: _, ...operation } = spec;
   checkSpec(spec);
   const body = operation.request?.body;
   const rule = {
@@ -80,7 +83,7 @@ export function route<P extends string, R extends RouteSpec<P>>(spec: R): R & Gu
     operationId: operation.operationId ?? operationIdOf(spec.method, spec.path),
     'x-access': access,
     security: access === 'public' ? [] : [{ apiKey: [] }, { bearer: [] }],
-    parameters: [...(operation.parameters ?? []), ...undescribedParams(spec), ...onceHeader(spec)],
+    parameters: [...(operation.parameters ?? []), ...undescribedParams(spec), ...workspaceHeader(spec), ...onceHeader(spec)],
     responses: { ...errorResponses(spec), ...operation.responses },
     middleware: [guard(rule)],
   };
@@ -127,6 +130,20 @@ function undescribedParams(spec: RouteSpec<string>) {
     }));
 }
 
+function workspaceHeader(spec: RouteSpec<string>) {
+  if (!spec.path.includes('{user}')) return [];
+  return [
+    {
+      name: 'X-Workspace-ID',
+      in: 'header' as const,
+      required: false,
+      schema: { type: 'string' as const },
+      description:
+        'With an admin key: id or name of the user meant where `{user}` is `me` or the path names none. A user or agent key may name its own user only.',
+    },
+  ];
+}
+
 function onceHeader(spec: RouteSpec<string>) {
   if (spec.method !== 'post' || spec.access === 'public') return [];
   return [
@@ -153,6 +170,13 @@ function errorResponses(spec: RouteSpec<string>): Record<number, unknown> {
     [422, 'The Idempotency-Key was used with another body.', spec.method === 'post' && spec.access !== 'public'],
     [429, 'Too many requests; `Retry-After` says when to try again.', !spec.unlimited],
     [500, 'Berth failed; the log has the cause under the request id.', true],
+    [502, 'The agent, its model or the container engine failed.', spec.waits ?? false],
+    [
+      503,
+      'Something this needs is away, busy or not ready yet; `Retry-After` may say when to try again.',
+      spec.access !== 'public',
+    ],
+    [504, 'The agent, its model or the container engine did not answer in time.', spec.waits ?? false],
   ];
   return Object.fromEntries(
     all

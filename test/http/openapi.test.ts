@@ -45,13 +45,26 @@ describe('what the edge says of itself', () => {
     expect(operation.parameters).toMatchObject([
       { name: 'user', in: 'path', required: true },
       { name: 'agent', in: 'path', required: true },
+      { name: 'X-Workspace-ID', in: 'header', required: false },
     ]);
-    expect(Object.keys(operation.responses!)).toEqual(['200', '400', '401', '404', '429', '500']);
+    expect(Object.keys(operation.responses!)).toEqual(['200', '400', '401', '404', '429', '500', '503']);
     const post = document.paths!['/api/v1/users/{user}/agents']!.post!;
-    expect(Object.keys(post.responses!)).toEqual(['201', '400', '401', '403', '404', '409', '413', '415', '422', '429', '500']);
-    expect(post.parameters).toMatchObject([{ name: 'user' }, { name: 'Idempotency-Key' }]);
+    const failures = ['400', '401', '403', '404', '409', '413', '415', '422', '429', '500', '503'];
+    expect(Object.keys(post.responses!)).toEqual(['201', ...failures]);
+    expect(post.parameters).toMatchObject([
+      { name: 'user' },
+      { name: 'X-Workspace-ID', in: 'header', required: false },
+      { name: 'Idempotency-Key' },
+    ]);
+    expect(Object.keys(document.paths!['/metrics']!.get!.responses!)).toEqual(['200', '400', '401', '403', '500']);
     expect(document.paths!['/health']!.get).toMatchObject({ 'x-access': 'public', security: [] });
     expect(Object.keys(document.paths!)).not.toContain('/docs');
+  });
+
+  test('the document says which shorter paths there are', () => {
+    const { description } = openApiDocument(toy.app, { ...INFO, description: 'A toy.' }).info;
+    expect(description).toMatch(/^A toy\.\n\n.*same handlers/);
+    expect(description).toContain('`/api/agents`');
   });
 
   test('a parameter that takes the rest of the path is written plainly', () => {

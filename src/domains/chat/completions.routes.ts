@@ -51,6 +51,7 @@ export function completionsRoutes({
       method: 'post',
       path: '/v1/chat/completions',
       access: 'any',
+      waits: true,
       tags,
       summary: "Chat with an agent by OpenAI's protocol",
       bodyLimitBytes: CHAT_BODY_LIMIT_BYTES,

@@ -12,6 +12,7 @@ export function logsRoutes(logs: Logs, streamOptions?: StreamOptions) {
       method: 'get',
       path: '/users/{user}/logs',
       access: 'user',
+      waits: true,
       tags: ['Logs'],
       summary: "What a user's containers print; with ?follow=true as it is written (SSE)",
       request: { params: z.object({ user: z.string() }), query: LogsQuery },
