@@ -62,6 +62,21 @@ function startInTerminal() {
   };
 }
 
+/** What the README's lines answer, pasted one after the other; only port and folder are those of this run. */
+async function runReadme(origin: string): Promise<string[]> {
+  const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
+  const block = /```sh\n(curl [^]*?)```/.exec(readme)![1]!;
+  const lines = block.replaceAll('\\\n', ' ').trim().split('\n');
+  const answers: string[] = [];
+  for (const line of lines) {
+    const here = line.replace('http://127.0.0.1:8080', origin).replace('cat data/', `cat ${dataDir}/`);
+    const ended = await run('bash', ['-c', here.replace('curl ', 'curl -sS --fail-with-body ')]);
+    expect(ended, line).toMatchObject({ code: 0 });
+    answers.push(ended.stdout);
+  }
+  return answers;
+}
+
 describe('with an engine', () => {
   test(
     'it shows the deploy, streams an answer, prints three lines that work, and serves until Ctrl-C',
@@ -86,6 +101,11 @@ describe('with an engine', () => {
       expect(JSON.parse(answers[1]!.stdout)).toMatchObject({ choices: [{ message: { content: 'You said: Hello' } }] });
       expect(JSON.parse(answers[2]!.stdout)).toHaveProperty('totals');
       const origin = /http:\/\/127\.0\.0\.1:\d+/.exec(said)![0];
+
+      const [made, chat, user] = await runReadme(origin);
+      expect(JSON.parse(made!)).toMatchObject({ name: 'researcher' });
+      expect(chat).toMatch(/event: done/);
+      expect(JSON.parse(user!)).toMatchObject({ name: 'ada', api_key: expect.any(String) });
       expect((await fetch(`${origin}/docs`)).status).toBe(200);
 
       expect(await terminal.pressCtrlC()).toBe(0);
