@@ -21,6 +21,7 @@ export class Berth {
   readonly logFile: string;
   readonly #child: ChildProcess;
   readonly #lastLines: string[] = [];
+  readonly #allHeard: Promise<unknown>;
 
   constructor(config: Config, port: number, linkDir: string) {
     this.origin = `http://${reachable(config.host)}:${port}`;
@@ -30,6 +31,7 @@ export class Berth {
       env: { ...process.env, PORT: String(port), DATA_DIR: config.dataDir, LINK_DIR: linkDir },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
+    this.#allHeard = once(this.#child, 'close');
     this.#keepLog();
   }
 
@@ -39,14 +41,14 @@ export class Berth {
     return exitCode === null && signalCode === null ? undefined : `Berth ended with ${signalCode ?? `exit code ${exitCode}`}`;
   }
 
-  /** What it said last, for a demonstration that failed. */
+  /** What it said last that was no matter of course, in plain words, for a demonstration that failed. */
   get lastWords(): string {
     return this.#lastLines.map((line) => `  ${line.length > 400 ? `${line.slice(0, 400)}…` : line}`).join('\n');
   }
 
   async waitUntilHealthy(): Promise<void> {
     for (const untilMs = Date.now() + START_LIMIT_MS; Date.now() < untilMs; await sleep(50)) {
-      if (this.ended) throw new Error(this.ended);
+      if (this.ended) throw new Error(await this.#whyNotStarted());
       const answer = await fetch(`${this.origin}/health`).catch(() => undefined); // nobody listens yet
       if (answer?.ok) return;
     }
@@ -63,6 +65,12 @@ export class Berth {
     await this.waitForEnd();
   }
 
+  /** Its own reason where it gave one: the process has ended, and its last lines may still be on their way. */
+  async #whyNotStarted(): Promise<string> {
+    await this.#allHeard;
+    return `Berth did not start: ${this.#lastLines.at(-1) ?? this.ended}`;
+  }
+
   /** Its log goes to a file. The admin key, which Berth shows on its first start, does not: it has a file of its own. */
   #keepLog(): void {
     const file = createWriteStream(this.logFile, { flags: 'a', mode: 0o600 });
@@ -71,17 +79,52 @@ export class Berth {
       createInterface({ input: stream }).on('line', (line) => {
         if (line.startsWith('Admin key')) return;
         file.write(`${line}\n`);
-        this.#lastLines.push(line);
+        const words = inWords(line);
+        if (words !== undefined) this.#lastLines.push(words);
         if (this.#lastLines.length > LAST_LINES) this.#lastLines.shift();
       });
     }
   }
 }
 
+const WARNING = 40;
+
+/** What a line of Berth's log says to a person: the message of a warning or worse; text that is no log line as it is. */
+function inWords(line: string): string | undefined {
+  try {
+    const { level, msg } = JSON.parse(line) as { level?: number; msg?: string };
+    return level !== undefined && level >= WARNING ? msg : undefined;
+  } catch {
+    return line;
+  }
+}
+
 /** The port that Berth gets: the one that was asked for, else the usual one, else any that is free. */
 export async function choosePort(config: Config, asked: boolean): Promise<number> {
-  if (asked || (await isFree(config.host, config.port))) return config.port;
+  if (config.port !== 0 && (await isFree(config.host, config.port))) return config.port;
+  if (asked && config.port !== 0) throw new PortTaken(config.host, config.port, await isBerth(config));
   return freePort(config.host);
+}
+
+/** The port that was asked for is another's, perhaps another Berth's, which must not be taken for ours. */
+class PortTaken extends Error {
+  constructor(host: string, port: number, byBerth: boolean) {
+    const owner = byBerth ? 'Another Berth' : 'Something else';
+    super(`${owner} listens on port ${port} of ${host} already: stop it, or set PORT to another port (unset: any free one).`);
+    this.name = 'PortTaken';
+  }
+}
+
+async function isBerth(config: Config): Promise<boolean> {
+  try {
+    const answer = await fetch(`http://${reachable(config.host)}:${config.port}/openapi.json`, {
+      signal: AbortSignal.timeout(2_000),
+    });
+    const { info } = (await answer.json()) as { info?: { title?: string } };
+    return info?.title === 'Berth';
+  } catch {
+    return false; // whatever it is, it does not speak as Berth does
+  }
 }
 
 /** The link folder: beside the data, unless that is too deep for the path of a socket. The same each time for the same data. */

@@ -23,7 +23,9 @@ async function start(config: Config): Promise<Berth> {
 }
 
 async function adminClient(berth: Berth, config: Config): Promise<Client> {
-  const key = process.env['ADMIN_API_KEY'] || (await readFile(join(config.dataDir, 'admin.key'), 'utf8'));
+  const file = join(config.dataDir, 'admin.key');
+  const key = process.env['ADMIN_API_KEY'] || (await readFile(file, 'utf8').catch(() => undefined)); // said below
+  if (key === undefined) throw new Error(`there is no admin key in ${file}: set ADMIN_API_KEY to the one of this database`);
   return new Client(berth.origin, key.trim());
 }
 
@@ -49,7 +51,7 @@ async function demonstrate(berth: Berth, config: Config): Promise<void> {
     say(`5. ${coder} uses the shell of its container:`);
     await streamAnswer(client, coder, shellQuestion(config.defaultModel));
   }
-  explain(berth, config, keyFile);
+  if (!once) explain(berth, config, keyFile);
 }
 
 async function describe(berth: Berth, config: Config): Promise<string> {
@@ -99,8 +101,21 @@ async function removeDemo(berth: Berth, config: Config): Promise<void> {
   say(
     found
       ? `User ${found.user.name} is deleted, with its agents, containers, volumes and rows.`
-      : 'There is no demo user to delete.',
+      : `The key in ${keyFile} opens nothing any more, so no user was deleted; the file is removed.`,
   );
+}
+
+/** One sentence, and what Berth warned of besides, if it did. */
+function failure(berth: Berth, message: string): string {
+  const besides = berth.lastWords === '' || message.endsWith(berth.lastWords.trim()) ? '' : `\nBerth said:\n${berth.lastWords}`;
+  return `quickstart: ${message}${besides}\nBerth's log is ${berth.logFile}`;
+}
+
+function afterOnce(config: Config): string {
+  const left = config.runtime === 'docker' ? "The agents' container goes on and is taken up again then; " : '';
+  return `
+Berth ends now, as --once asks. To keep it serving, and to get three lines to try: npm run quickstart
+${left}npm run quickstart -- --clean deletes the demo user with all that belongs to it.`;
 }
 
 async function run(): Promise<number> {
@@ -123,10 +138,11 @@ async function run(): Promise<number> {
       await berth.waitForEnd();
       if (!stopping) throw new Error(berth.ended);
     }
+    if (once && !clean) say(afterOnce(config));
   } catch (error) {
     await berth.stop();
     if (stopping) return 130;
-    process.stderr.write(`\nquickstart: ${messageOf(error)}\nThe end of Berth's log (${berth.logFile}):\n${berth.lastWords}\n`);
+    process.stderr.write(`\n${failure(berth, messageOf(error))}\n`);
     return 1;
   }
   await berth.stop();
@@ -137,7 +153,6 @@ async function run(): Promise<number> {
 try {
   process.exitCode = await run();
 } catch (error) {
-  if (!(error instanceof ConfigError)) throw error;
-  process.stderr.write(`${error.message}\n`);
-  process.exitCode = 2;
+  process.stderr.write(`${error instanceof ConfigError ? '' : 'quickstart: '}${messageOf(error)}\n`);
+  process.exitCode = error instanceof ConfigError ? 2 : 1;
 }

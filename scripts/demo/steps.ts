@@ -97,12 +97,16 @@ export async function streamAnswer(client: Client, agent: string, question: stri
   const body = { messages: [{ role: 'user', content: question }] };
   for await (const { event, data } of client.events('POST', `/users/me/agents/${agent}/chat/stream`, body)) {
     if (event === 'text') process.stdout.write(String(data['delta']).replaceAll('\n', '\n   '));
-    else if (event === 'waiting') process.stdout.write(`(waiting: ${String(data['reason'])}) `);
+    else if (event === 'waiting') process.stdout.write(waitingLine(data['reason']));
     else if (event === 'tool_call') process.stdout.write(`[${String(data['name'])} ${String(data['arguments'])}]\n   `);
     else if (event === 'error') throw new Error(`${agent} failed: ${String(data['error'])}`);
     else if (event === 'done') return say();
   }
   throw new Error(`the answer of ${agent} was cut off`);
+}
+
+function waitingLine(reason: unknown): string {
+  return typeof reason === 'string' && reason !== '' ? `(waiting: ${reason}) ` : '(waiting until it is ready) ';
 }
 
 /** Deletes the user, and returns once nothing of it is left. */

@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
-import { createServer, type Server } from 'node:net';
+import { createServer as createHttpServer } from 'node:http';
+import { type AddressInfo, createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -108,6 +109,10 @@ describe('with an engine', () => {
       expect(JSON.parse(user!)).toMatchObject({ name: 'ada', api_key: expect.any(String) });
       expect((await fetch(`${origin}/docs`)).status).toBe(200);
 
+      const second = await quickstart(['--once']);
+      expect(second).toMatchObject({ code: 1, stderr: expect.stringMatching(/quickstart: Berth did not start: \w.*\d+/) });
+      expect(second.stderr).not.toMatch(/"level"|^ +at /m);
+
       expect(await terminal.pressCtrlC()).toBe(0);
       expect(terminal.said()).toContain('Berth has stopped.');
       await expect(fetch(`${origin}/health`)).rejects.toThrow();
@@ -125,6 +130,8 @@ describe('with an engine', () => {
     const again = await quickstart(['--once']);
     expect(again).toMatchObject({ code: 0, stdout: expect.stringContaining('demo (of the last time') });
     expect(again.stdout).toContain('You said: Hello');
+    expect(again.stdout).toContain('To keep it serving');
+    expect(again.stdout).not.toMatch(/^curl /m);
   });
 
   test('--clean leaves nothing of the demo user on the engine', { timeout: 120_000 }, async () => {
@@ -149,4 +156,28 @@ test('mistakes in the settings are all named, and nothing is started', { timeout
   const ended = await quickstart(['--once'], { RUNTIME: 'process', PORT: 'eighty', LOG_LEVEL: 'loud' });
   expect(ended).toMatchObject({ code: 2, stderr: expect.stringMatching(/PORT must be a whole number[^]*LOG_LEVEL must be/) });
   expect(await quickstart(['--twice'])).toMatchObject({ code: 2, stderr: expect.stringContaining('usage') });
+});
+
+test('--help says what the flags do', async () => {
+  const ended = await quickstart(['--help']);
+  expect(ended).toMatchObject({ code: 0, stderr: '', stdout: expect.stringMatching(/^usage: [^]*--once [^]*--clean /) });
+});
+
+test('--clean makes nothing where there is nothing to delete', async () => {
+  const folder = join(dataDir, 'never');
+  const ended = await quickstart(['--clean'], { DATA_DIR: folder });
+  expect(ended).toMatchObject({ code: 0, stdout: expect.stringContaining('There is no demo user') });
+  await expect(stat(folder)).rejects.toThrow('ENOENT');
+});
+
+test("another Berth on the port that was asked for is not taken for one's own", { timeout: 60_000 }, async () => {
+  const other = createHttpServer((_, response) => response.end('{"info":{"title":"Berth"}}')).listen(0, '127.0.0.1');
+  await once(other, 'listening');
+  const { port } = other.address() as AddressInfo;
+  const folder = join(dataDir, 'wrong');
+  const ended = await quickstart(['--once'], { RUNTIME: 'process', PORT: String(port), DATA_DIR: folder });
+  other.close();
+  expect(ended).toMatchObject({ code: 1, stderr: expect.stringContaining(`Another Berth listens on port ${port}`) });
+  expect(ended.stderr).not.toMatch(/ENOENT|^ +at /m);
+  await expect(stat(folder)).rejects.toThrow('ENOENT');
 });
