@@ -1,4 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { DeploymentWork, Lease, Leased } from '../domains/deployments/work.js';
 import type { GatewayClient } from '../gateway/gateway.js';
 import { withDeadline } from '../lib/deadline.js';
@@ -31,6 +32,8 @@ export type Next = 'again' | { goOnWith: Observed | undefined } | { lookAgainInM
  */
 const STAY_MS = 2_000;
 const JUST_STARTED_MS = 5_000;
+/** How much longer than the engine a gateway may take to be told in the same step. */
+const EARLY_MS = 250;
 
 /** How long an instance must have run before its deployment's failures are forgotten. */
 export const STEADY_MS = 60_000;
@@ -56,7 +59,7 @@ export class Apply {
       case 'create':
         return this.#create(lease, leased, progress);
       case 'start':
-        return this.#start(lease, leased, progress);
+        return this.#start(lease, leased, progress, signal);
       case 'unpause':
         await this.#hands.runtime.unpause(liveOf(leased).name);
         return 'again';
@@ -112,19 +115,44 @@ export class Apply {
     return { goOnWith: await runtime.create(spec) };
   }
 
-  async #start(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
+  async #start(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
     const instance = liveOf(leased);
     await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('starting') });
+    const early = new AbortController();
+    const told = this.#tellEarly(lease, leased, progress, AbortSignal.any([early.signal, AbortSignal.timeout(STAY_MS)]));
     try {
       await this.#hands.runtime.start(instance.name);
     } catch (error) {
+      early.abort();
       // It was made of something that is gone since (its link folder, its image): made anew, it has a chance.
       if (error instanceof AppError && error.code === 'unprocessable') await this.#hands.runtime.remove(instance.name);
       throw error;
     }
     const runtimeAtMs = (await this.#hands.runtime.inspect(instance.name))?.startedAt;
-    await this.#hands.work.updateInstance(lease, instance.id, { started: { runtimeAtMs } });
+    const appliedVersion = (await Promise.race([told, sleep(EARLY_MS, undefined, { signal }).catch(() => undefined)])) ?? 0;
+    early.abort();
+    await this.#hands.work.updateInstance(lease, instance.id, { started: { runtimeAtMs, appliedVersion } });
     return 'again';
+  }
+
+  /**
+   * A gateway dials before the engine's start call returns, so it is told its agents in that time. Answers the version it took; undefined where
+   * that did not work out, and the steps that follow do it at their pace. Never throws.
+   */
+  async #tellEarly(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<number | undefined> {
+    const { work, links, gateway } = this.#hands;
+    const { id } = liveOf(leased);
+    try {
+      const config = await work.gatewayConfig(lease.deploymentId, leased.deployment.config_version);
+      await links.waitFor(id, signal);
+      progress.at('connecting');
+      progress.at('configuring');
+      await gateway.configure(id, config, signal);
+      return config.version;
+    } catch {
+      // Whatever it was, the next steps meet it again, and say so.
+      return undefined;
+    }
   }
 
   async #connect(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {

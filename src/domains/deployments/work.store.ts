@@ -155,7 +155,12 @@ export async function updateInstanceAcrossTenants(
   db: Db,
   lease: Lease,
   instanceId: string,
-  values: { token_digest?: string; applied_version?: number; started?: { runtimeAtMs: number | undefined }; ended?: string },
+  values: {
+    token_digest?: string;
+    applied_version?: number;
+    started?: { runtimeAtMs: number | undefined; appliedVersion: number };
+    ended?: string;
+  },
 ): Promise<boolean> {
   const { started, ended, ...rest } = values;
   const held = await db
@@ -167,7 +172,11 @@ export async function updateInstanceAcrossTenants(
         .set({
           ...rest,
           ...(started
-            ? { started_at: sql<Date>`now()`, runtime_started_at: started.runtimeAtMs ?? null, applied_version: 0 }
+            ? {
+                started_at: sql<Date>`now()`,
+                runtime_started_at: started.runtimeAtMs ?? null,
+                applied_version: started.appliedVersion,
+              }
             : {}),
           ...(ended === undefined ? {} : { ended_at: sql<Date>`now()`, end_reason: ended }),
         })
