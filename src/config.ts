@@ -85,6 +85,23 @@ const networks = list.refine(
   (entries) => entries.every(isNetwork),
   'must be addresses or networks separated by commas, such as 10.0.0.0/8 or 192.0.2.1',
 );
+const origins = list.refine(
+  (entries) => entries.every(isOrigin),
+  'must be * or origins separated by commas, such as https://app.example.com (lower case, no path, no slash at the end)',
+);
+/** 32 bytes, as `vault/master-key.ts` reads them. */
+const masterKey = z
+  .string()
+  .regex(
+    /^\s*(?:[0-9a-f]{64}|[\w+/-]{43}=?)\s*$/i,
+    'must be 32 random bytes as base64 or hex; make them with: openssl rand -base64 32',
+  );
+/** What each provider needs; `llm/providers.ts` makes those that have it. */
+const NEEDS_OF_PROVIDER: Record<string, readonly string[]> = {
+  demo: [],
+  openai: ['OPENAI_API_KEY', 'OPENAI_BASE_URL'],
+  anthropic: ['ANTHROPIC_API_KEY'],
+};
 const modelName = z.string().regex(/^[a-z0-9_-]+\/\S+$/, 'must be provider/model, such as demo/echo');
 
 /** Every setting. The table in docs/operations.md names the same ones: a test compares them. */
@@ -108,7 +125,7 @@ export const Environment = z.object({
       error: 'must be trace, debug, info, warn, error, fatal or silent',
     })
     .default('info'),
-  CORS_ORIGINS: list.default([]),
+  CORS_ORIGINS: origins.default([]),
   TRUSTED_PROXIES: networks.default([]),
   EGRESS_DENY: networks.default([]),
   READY_TIMEOUT_MS: integer(1, 600_000).default(60_000),
@@ -116,8 +133,8 @@ export const Environment = z.object({
   ORPHAN_GRACE_MS: integer(0, 86_400_000).default(60_000),
   DATABASE_URL: url(['postgres:', 'postgresql:']).optional(),
   ADMIN_API_KEY: z.string().min(32, 'must have at least 32 characters').optional(),
-  MASTER_KEY: z.string().optional(),
-  MASTER_KEY_PREVIOUS: z.string().optional(),
+  MASTER_KEY: masterKey.optional(),
+  MASTER_KEY_PREVIOUS: masterKey.optional(),
   OPENAI_API_KEY: z.string().optional(),
   ANTHROPIC_API_KEY: z.string().optional(),
 });
@@ -126,10 +143,10 @@ export const Environment = z.object({
 export function readConfig(env: Record<string, string | undefined>): { config: Config; secrets: Secrets } {
   const present = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''));
   const parsed = Environment.safeParse(present);
-  if (!parsed.success) throw new ConfigError(parsed.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}`));
+  const alone = parsed.error?.issues.map((issue) => `${issue.path.join('.')} ${issue.message}`) ?? [];
+  const problems = [...alone, ...checkTogether(present)];
+  if (!parsed.success || problems.length > 0) throw new ConfigError(problems);
   const e = parsed.data;
-  const problems = checkTogether(e);
-  if (problems.length > 0) throw new ConfigError(problems);
   const dataDir = resolve(e.DATA_DIR);
   return {
     config: {
@@ -169,15 +186,49 @@ export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 }
 
-function checkTogether(e: z.infer<typeof Environment>): string[] {
+/** What one variable says of another. Looks at the texts as they are, so that these mistakes are told with all others. */
+function checkTogether(e: Partial<Record<string, string>>): string[] {
   const problems: string[] = [];
-  if (e.RUNTIME === 'process' && !isLoopback(e.HOST)) {
+  if (e['RUNTIME'] === 'process' && e['HOST'] !== undefined && !isLoopback(e['HOST'])) {
     problems.push('RUNTIME process has no isolation, so HOST must be a loopback address (127.0.0.1, ::1 or localhost)');
   }
-  if (e.MASTER_KEY_PREVIOUS !== undefined && e.MASTER_KEY === undefined) {
+  if (e['MASTER_KEY_PREVIOUS'] !== undefined && e['MASTER_KEY'] === undefined) {
     problems.push('MASTER_KEY_PREVIOUS needs MASTER_KEY');
   }
-  return problems;
+  // The process runtime uses no engine, and a shell may well have a DOCKER_HOST for other purposes.
+  if (e['RUNTIME'] !== 'process' && e['DOCKER_HOST'] !== undefined && !isEngine(e['DOCKER_HOST'])) {
+    problems.push('DOCKER_HOST must be unix:///path or tcp://host:port (no TLS, no named pipe)');
+  }
+  return [...problems, ...checkDefaultModel(e)];
+}
+
+function checkDefaultModel(e: Partial<Record<string, string>>): string[] {
+  const model = e['DEFAULT_MODEL'];
+  if (model === undefined || !modelName.safeParse(model).success) return [];
+  const provider = Object.keys(NEEDS_OF_PROVIDER).find((name) => model.startsWith(`${name}/`));
+  if (provider === undefined) {
+    return [`DEFAULT_MODEL names no provider that there is: ${Object.keys(NEEDS_OF_PROVIDER).join(', ')}`];
+  }
+  const needs = NEEDS_OF_PROVIDER[provider] ?? [];
+  if (needs.length === 0 || needs.some((name) => e[name] !== undefined)) return [];
+  return [`DEFAULT_MODEL names provider ${provider}, which needs ${needs.join(' or ')}`];
+}
+
+/** What `runtime/docker/engine.ts` can reach: a socket by its path, or plain HTTP. */
+function isEngine(host: string): boolean {
+  if (host.startsWith('unix://')) return host.startsWith('unix:///');
+  if (host.startsWith('/')) return true;
+  if (!URL.canParse(host)) return false;
+  const { protocol, hostname } = new URL(host);
+  return ['tcp:', 'http:'].includes(protocol) && hostname !== '';
+}
+
+/** As browsers send it: compared letter by letter. Schemes that the URL standard gives no origin are those of extensions and apps. */
+function isOrigin(entry: string): boolean {
+  if (entry === '*') return true;
+  if (!URL.canParse(entry)) return false;
+  const { origin } = new URL(entry);
+  return origin === entry || (origin === 'null' && /^[a-z][\w+.-]*:\/\/[\w.-]+$/.test(entry));
 }
 
 function isNetwork(entry: string): boolean {

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -50,16 +51,24 @@ describe('readConfig', () => {
       ADMIN_API_KEY: 'hunter2',
       PROCESS_TOOLS: 'yes',
       EGRESS_DENY: '10.0.0.0/33,here',
+      MASTER_KEY: 'c2hvcnQ=',
+      MASTER_KEY_PREVIOUS: 'g'.repeat(64),
+      CORS_ORIGINS: 'https://fine.example,https://secret.example/',
+      DEFAULT_MODEL: 'openai/gpt-4.1-mini',
     });
     expect(problems.map((problem) => problem.split(' ')[0]).toSorted()).toEqual([
       'ADMIN_API_KEY',
+      'CORS_ORIGINS',
+      'DEFAULT_MODEL',
       'EGRESS_DENY',
+      'MASTER_KEY',
+      'MASTER_KEY_PREVIOUS',
       'PORT',
       'PROCESS_TOOLS',
       'PUBLIC_URL',
       'RUNTIME',
     ]);
-    expect(problems.join()).not.toMatch(/99999|podman|secret|hunter2|yes|here/);
+    expect(problems.join()).not.toMatch(/99999|podman|secret|hunter2|yes|here|c2hv|ggg|fine/);
   });
 
   test('agents without isolation are refused wherever others could reach them', () => {
@@ -72,7 +81,48 @@ describe('readConfig', () => {
   });
 
   test('a previous master key is of no use without the present one', () => {
-    expect(problemsOf({ MASTER_KEY_PREVIOUS: 'x' })).toEqual(['MASTER_KEY_PREVIOUS needs MASTER_KEY']);
+    expect(problemsOf({ MASTER_KEY_PREVIOUS: 'ab'.repeat(32) })).toEqual(['MASTER_KEY_PREVIOUS needs MASTER_KEY']);
+  });
+});
+
+describe('a setting is refused at start where it would fail later', () => {
+  const base64 = randomBytes(32).toString('base64');
+  test.each([
+    ['MASTER_KEY', [base64, base64.slice(0, -1), ` ${base64}\n`, randomBytes(32).toString('base64url'), 'Ab'.repeat(32)]],
+    ['DOCKER_HOST', ['unix:///var/run/docker.sock', '/run/docker.sock', 'tcp://engine:2375', 'http://10.0.0.1:2375']],
+    ['CORS_ORIGINS', ['*', 'https://a.example, http://localhost:3000', 'http://[::1]:3000', 'chrome-extension://abcdef']],
+    ['DEFAULT_MODEL', ['demo/echo']],
+  ])('%s may be %j', (name, texts) => {
+    for (const text of texts) expect(problemsOf({ [name]: text })).toEqual([]);
+  });
+
+  test.each([
+    ['MASTER_KEY', ['x', 'ab'.repeat(31), `${base64}A`, 'ü'.repeat(43)]],
+    [
+      'DOCKER_HOST',
+      ['npipe:////./pipe/docker_engine', 'https://engine:2376', 'ssh://me@host', 'tcp://', 'unix://sock', 'engine'],
+    ],
+    [
+      'CORS_ORIGINS',
+      ['a.example', 'localhost:3000', 'https://a.example/', 'https://a.example/x', 'HTTPS://A.example', '*.a.example'],
+    ],
+    ['DEFAULT_MODEL', ['openai/gpt', 'anthropic/claude', 'mistral/large', 'demo']],
+  ])('%s may not be %j', (name, texts) => {
+    for (const text of texts) expect([text, problemsOf({ [name]: text })]).toEqual([text, [expect.stringMatching(`^${name} `)]]);
+  });
+
+  test('the default model needs its provider', () => {
+    expect(problemsOf({ DEFAULT_MODEL: 'openai/gpt' })).toEqual([
+      'DEFAULT_MODEL names provider openai, which needs OPENAI_API_KEY or OPENAI_BASE_URL',
+    ]);
+    expect(problemsOf({ DEFAULT_MODEL: 'openai/gpt', OPENAI_BASE_URL: 'http://localhost:1/v1' })).toEqual([]);
+    expect(problemsOf({ DEFAULT_MODEL: 'openai/gpt', OPENAI_API_KEY: 'k' })).toEqual([]);
+    expect(problemsOf({ DEFAULT_MODEL: 'anthropic/claude', ANTHROPIC_BASE_URL: 'http://localhost:1' })).toHaveLength(1);
+    expect(problemsOf({ DEFAULT_MODEL: 'anthropic/claude', ANTHROPIC_API_KEY: 'k' })).toEqual([]);
+  });
+
+  test("the shell's DOCKER_HOST is nobody's business where no engine is used", () => {
+    expect(problemsOf({ RUNTIME: 'process', DOCKER_HOST: 'ssh://me@host' })).toEqual([]);
   });
 });
 
