@@ -7,9 +7,13 @@ export function instanceName(installationId: string, deploymentId: string, gener
   return `berth-${installationId.slice(-8)}-${deploymentId}-${generation}`;
 }
 
+/** Raised when what a runtime makes of a spec changes (capabilities, mounts, the seccomp profile), so that older containers are replaced. */
+const PROFILE = 1;
+
 /** What an instance must be made of; a change of any of it needs another container. */
 export function specHashOf({ deployment }: Leased, image: string): string {
   const wish = {
+    profile: PROFILE,
     image,
     memory: deployment.memory_mib,
     cpu: deployment.cpu_millis,
