@@ -28,7 +28,7 @@ function fieldsOf(issue: Issue, prefix: string, above: readonly PropertyKey[]): 
     const branch = closestBranch(issue.errors);
     if (branch) return branch.flatMap((inner) => fieldsOf(inner, prefix, path));
   }
-  return [{ path: pathText(prefix, path), message: decapitalised(issue.message) }];
+  return [{ path: pathText(prefix, path), message: wordsOf(issue) }];
 }
 
 /** Of the branches of a union, the one the value came closest to: the first whose complaints lie inside the value, not at its root. */
@@ -42,6 +42,39 @@ function closestBranch(branches: readonly (readonly Issue[])[]): readonly Issue[
 function pathText(prefix: string, path: readonly PropertyKey[]): string {
   const text = path.map((part) => String(part).slice(0, 64)).join('.');
   return text === '' ? (prefix === '' ? 'body' : prefix.slice(0, -1)) : prefix + text;
+}
+
+/** The schema's own message where it has one; in place of Zod's, plain words. */
+function wordsOf(issue: Issue): string {
+  if (isMissing(issue)) return 'is required';
+  if (issue.code === 'too_small' && issue.message.startsWith('Too small: ')) {
+    return limitWords(issue.origin, issue.inclusive === false ? 'more than' : 'at least', issue.minimum);
+  }
+  if (issue.code === 'too_big' && issue.message.startsWith('Too big: ')) {
+    return limitWords(issue.origin, issue.inclusive === false ? 'less than' : 'at most', issue.maximum);
+  }
+  if (issue.code === 'invalid_union' && issue.message === 'Invalid input') return 'has none of the forms that are allowed here';
+  return decapitalised(issue.message);
+}
+
+/** Zod leaves the input out of its issues, so that only its own message tells a missing field from one of another type. */
+function isMissing(issue: Issue): boolean {
+  if (issue.code === 'invalid_type') return /^Invalid input: .*, received undefined$/.test(issue.message);
+  return issue.code === 'invalid_union' && issue.errors.length > 0 && issue.errors.every((branch) => branch.some(isMissingHere));
+}
+
+function isMissingHere(issue: Issue): boolean {
+  return issue.path.length === 0 && isMissing(issue);
+}
+
+function limitWords(origin: string, bound: string, limit: number | bigint): string {
+  const one = Number(limit) === 1;
+  if (origin === 'string') {
+    if (one && bound === 'at least') return 'must not be empty';
+    return `must have ${bound} ${limit} ${one ? 'character' : 'characters'}`;
+  }
+  if (['array', 'set'].includes(origin)) return `must hold ${bound} ${limit} ${one ? 'entry' : 'entries'}`;
+  return `must be ${bound} ${limit}`;
 }
 
 function decapitalised(message: string): string {

@@ -204,7 +204,7 @@ describe('the edge', () => {
         400,
         {
           error: {
-            message: 'invalid request: model: expected string, received undefined',
+            message: 'invalid request: model: is required',
             type: 'invalid_request_error',
             code: 'invalid_request',
             param: 'model',
