@@ -5,7 +5,7 @@ import { newId } from '../lib/ids.js';
 import type { Log } from '../lib/log.js';
 import type { Authenticator } from './authenticate.js';
 import type { UserDirectory } from './authorize.js';
-import { errorResponse, publicError } from './errors.js';
+import { errorResponse, isOfClient, publicError } from './errors.js';
 import { isGuard } from './guard.js';
 import type { IdempotencyStore } from './idempotency.js';
 import type { HttpMetrics } from './metrics.js';
@@ -94,7 +94,7 @@ export class Edge {
     } catch (thrown) {
       response = this.#failed(state, thrown);
     }
-    this.#ended(request.method, state, response, outgoing);
+    this.#ended(request, state, response, outgoing);
     return state.streamed ? response : state.applyHeaders(response);
   };
 
@@ -168,7 +168,8 @@ export class Edge {
     return new Response(null, { status: 204, headers });
   }
 
-  #ended(method: string, state: RequestState, response: Response, outgoing: ServerResponse | undefined): void {
+  #ended(request: Request, state: RequestState, response: Response, outgoing: ServerResponse | undefined): void {
+    const { method } = request;
     const ms = performance.now() - state.startedMs;
     const gone = state.streamed ? state.streamed.broken : (outgoing?.destroyed ?? false);
     const status = gone ? CLIENT_GONE : (state.streamed?.status ?? response.status);
@@ -181,7 +182,7 @@ export class Edge {
       request_id: state.requestId,
       key_id: state.caller?.keyId,
     };
-    if (state.error && !(gone && isOfAbort(state.error))) this.#logError(state.error, line, state.ip);
+    if (state.error && !(gone && isOfAbort(state.error, request.signal))) this.#logError(state.error, line, state.ip);
     else if (state.quiet) this.#lines.debug(line, 'request');
     else this.#lines.info(line, 'request');
   }
@@ -190,13 +191,15 @@ export class Edge {
     const { log } = this.#services;
     const said = { ...line, code: error.code };
     if (error.code === 'internal') log.error({ ...said, err: error.cause ?? error }, 'request failed');
-    else if (error.cause !== undefined) log.warn({ ...said, err: error.cause }, error.message);
+    else if (error.cause !== undefined && !isOfClient(error.code)) log.warn({ ...said, err: error.cause }, error.message);
     else this.#lines.info(error.code === 'unauthorized' || error.code === 'rate_limited' ? { ...said, ip } : said, 'request');
   }
 }
 
 /** Whether an error may well be there because the client went: an abort passed on, or a refusal nobody will read. */
-function isOfAbort({ code, cause }: AppError): boolean {
+function isOfAbort({ code, cause }: AppError, signal: AbortSignal): boolean {
+  // node-server aborts with a text, and that is what `throwIfAborted` throws.
+  if (signal.aborted && cause === signal.reason) return true;
   return code !== 'internal' || (cause instanceof Error && ['AbortError', 'ClientGone'].includes(cause.name));
 }
 

@@ -23,6 +23,11 @@ const STATUS: Record<ErrorCode, number> = {
   timeout: 504,
 };
 
+/** Whether an error is one that clients are expected to make: 4xx. */
+export function isOfClient(code: ErrorCode): boolean {
+  return STATUS[code] < 500;
+}
+
 /** What OpenAI's own API calls these; everything else keeps Berth's code. */
 const OPENAI_CODES: Partial<Record<ErrorCode, string>> = {
   unauthorized: 'invalid_api_key',

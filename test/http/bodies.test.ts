@@ -123,4 +123,24 @@ describe('a request body', () => {
     await until(() => toy.logged.length > before, 'a line in the log');
     expect(toy.logged.at(-1)).toMatchObject({ level: 30, status: 499, route: '/api/v1/users/:user/agents' });
   });
+
+  test('a client that hangs up on a plain call is gone, and no error', async () => {
+    let begun = (): void => {};
+    const running = new Promise<void>((resolve) => (begun = resolve));
+    const own = await startToy({
+      onCreate: async (signal) => {
+        begun();
+        await new Promise((resolve) => signal.addEventListener('abort', resolve));
+        signal.throwIfAborted();
+      },
+    });
+    const hangUp = new AbortController();
+    const call = own.post('/api/v1/agents', { name: 'a' }, { key: 'ada-key', signal: hangUp.signal }).catch(() => undefined);
+    await running;
+    hangUp.abort();
+    await call;
+    await until(() => own.logged.length > 0, 'a line in the log');
+    expect(own.logged).toEqual([expect.objectContaining({ level: 30, status: 499, msg: 'request' })]);
+    await own.close();
+  });
 });

@@ -184,6 +184,12 @@ describe('the edge', () => {
       expect(toy.logged.at(-1)).toMatchObject({ level: 40, err: { message: 'the secret cause' } });
     });
 
+    test('what a client did wrong is one line at info, without its cause', async () => {
+      expect((await toy.post('/api/v1/fail', { how: 'conflict' }, { key: 'ada-key' })).status).toBe(409);
+      expect(toy.logged.at(-1)).toMatchObject({ level: 30, status: 409, code: 'conflict', msg: 'request' });
+      expect(JSON.stringify(toy.logged.at(-1))).not.toContain('secret cause');
+    });
+
     test("/v1 answers OpenAI's error object", async () => {
       const call = async (body: string, init = {}) => {
         const response = await toy.post('/v1/chat/completions', body, init);

@@ -24,8 +24,8 @@ export const CALLERS: Record<string, Caller> = {
 };
 
 export interface ToyHooks {
-  /** What `POST …/agents` does before it answers. */
-  onCreate?: () => Promise<void> | void;
+  /** What `POST …/agents` does before it answers; the signal is that of the request. */
+  onCreate?: (signal: AbortSignal) => Promise<void> | void;
   /** What `GET …/agents/{agent}/stream` and its POST produce. */
   onStream?: (sink: EventSink) => Promise<void>;
 }
@@ -70,7 +70,7 @@ export function agentRoutes(hooks: ToyHooks): Router {
       responses: { 201: { description: 'The agent.', content: { 'application/json': { schema: Agent } } } },
     }),
     async (c) => {
-      await hooks.onCreate?.();
+      await hooks.onCreate?.(c.req.raw.signal);
       return c.json({ name: c.req.valid('json').name, user: tenantOf(c) }, 201, { Location: '/somewhere' });
     },
   );
@@ -153,6 +153,8 @@ export function systemRoutes(): Router {
       if (how === 'throw') throw new Error('the secret cause');
       if (how === 'unavailable')
         throw new AppError('unavailable', 'the agent is not ready', { cause: new Error('the secret cause'), retryAfterS: 3 });
+      if (how === 'conflict')
+        throw new AppError('conflict', 'that name is taken', { cause: new Error('insert into "agents" (the secret cause)') });
       if (how === 'odd') throw 'a string';
       return c.json({ status: how }, 200);
     },
