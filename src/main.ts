@@ -59,7 +59,8 @@ async function run(): Promise<void> {
     closers.splice(-1, 1, async () => {
       await stopAccepting(STOP_GRACE_MS);
       await app.stop();
-      end();
+      // The errors that this made of them have to be written down and sent.
+      await end(STOP_GRACE_MS);
     });
     log.info(
       { url, installation: installation.id, process: processId, database: database.kind, runtime: runtime.name },
@@ -127,8 +128,8 @@ interface Listening {
   url: string;
   /** Takes no more connections; resolves once none is left, or after the grace. */
   stopAccepting(graceMs: number): Promise<void>;
-  /** Cuts the connections that are left. */
-  end(): void;
+  /** The same again, and then cuts what is left. */
+  end(graceMs: number): Promise<void>;
 }
 
 async function listen(config: Config, app: App): Promise<Listening> {
@@ -140,15 +141,24 @@ async function listen(config: Config, app: App): Promise<Listening> {
   });
   const address = server.address();
   const port = typeof address === 'object' && address !== null ? address.port : config.port;
+  const closed = new Promise<void>((resolve) => server.once('close', resolve));
+  // A connection whose answer is out stays open for the next request, so it is closed as it falls idle.
+  const drained = async (graceMs: number): Promise<void> => {
+    const sweep = setInterval(() => server.closeIdleConnections(), 20);
+    await Promise.race([closed, sleep(graceMs, undefined, { ref: false })]);
+    clearInterval(sweep);
+  };
   const host = config.host.includes(':') ? `[${config.host}]` : config.host;
   return {
     url: `http://${host}:${port}`,
     async stopAccepting(graceMs) {
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      server.closeIdleConnections();
-      await Promise.race([closed, sleep(graceMs, undefined, { ref: false })]);
+      server.close();
+      await drained(graceMs);
     },
-    end: () => server.closeAllConnections(),
+    async end(graceMs) {
+      await drained(graceMs);
+      server.closeAllConnections();
+    },
   };
 }
 
