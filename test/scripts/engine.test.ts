@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { script, type Ended } from './script.js';
+import { run, script, type Ended } from './script.js';
 
 describe("the machine's engine", () => {
   test('up finds what answers, says where, and changes nothing', async () => {
@@ -68,6 +68,14 @@ describe.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)('a pri
     expect(await engine('up')).toMatchObject({ code: 0 });
     expect(await pid()).toBe(first);
     expect((await engine('status')).stdout).toContain(`started here, pid ${first}`);
+  });
+
+  test("holds none of its starter's files: a lock taken before `up` is free once the starter has gone", async () => {
+    await engine('down');
+    const env = { ENGINE_DIR: dir, ENGINE_NETNS: name };
+    const started = await run('bash', ['-c', `exec 7>${dir}/lock 37<&0 && flock 7 && scripts/engine up`], { env });
+    expect(started).toMatchObject({ code: 0 });
+    expect(await run('flock', ['--nonblock', `${dir}/lock`, 'true'])).toMatchObject({ code: 0 });
   });
 
   test('comes back after a SIGKILL that left its pidfile and its containerd', async () => {
