@@ -106,7 +106,7 @@ export function createApp(options: AppOptions): App {
   const deployments = new Deployments({ db, bus, takeUid });
   const checkModel = (model: string) => void registry.resolve(model);
   const agents = new Agents({ db, bus, tiers, keys, deployments, gateway, defaultModel: config.defaultModel, checkModel });
-  const chat = new Chat({ db, bus, log, agents, gateway, processId, readyTimeoutMs: config.readyTimeoutMs });
+  const chat = new Chat({ db, log, agents, gateway, processId, readyTimeoutMs: config.readyTimeoutMs });
   const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers: [chat, usage, new Outbox()] });
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
   const logs = new Logs({ db, bus, runtime });

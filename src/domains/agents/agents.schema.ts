@@ -1,5 +1,5 @@
 import { z } from '@hono/zod-openapi';
-import { NetworkPolicy } from '../deployments/deployments.schema.js';
+import { NetworkPolicy, NetworkWish } from '../deployments/deployments.schema.js';
 import { ResourceName } from './names.js';
 
 const Model = z
@@ -21,7 +21,7 @@ export const CreateAgent = z
     model: Model.optional(),
     instructions: freeText(20_000).optional().openapi({ description: 'Text added to the system prompt.' }),
     isolation: z.enum(['shared', 'dedicated'], { error: 'must be shared or dedicated' }).optional(),
-    network: NetworkPolicy.optional(),
+    network: NetworkWish.optional(),
   })
   .openapi('CreateAgent');
 export type CreateAgent = z.infer<typeof CreateAgent>;

@@ -83,6 +83,33 @@ export async function updateAgent(
   return (await query.returning('id').executeTakeFirst()) !== undefined;
 }
 
+/** Says which config version of their deployment first holds these agents as they are now: one agent, or all of a deployment. */
+export async function awaitVersion(
+  db: Db,
+  userId: string,
+  which: { agentId: string } | { deploymentId: string },
+  version: number,
+): Promise<void> {
+  await db
+    .updateTable('agents')
+    .set({ config_version: version })
+    .where('user_id', '=', userId)
+    .where('agentId' in which ? 'id' : 'deployment_id', '=', 'agentId' in which ? which.agentId : which.deploymentId)
+    .execute();
+}
+
+/** The deployments in which the user has agents. */
+export async function deploymentsInUse(db: Db, userId: string): Promise<string[]> {
+  const rows = await db
+    .selectFrom('agents')
+    .select('deployment_id')
+    .distinct()
+    .where('user_id', '=', userId)
+    .orderBy('deployment_id')
+    .execute();
+  return rows.map((row) => row.deployment_id);
+}
+
 export async function deleteAgent(db: Db, userId: string, agentId: string): Promise<void> {
   await db.deleteFrom('agents').where('user_id', '=', userId).where('id', '=', agentId).execute();
 }

@@ -14,6 +14,9 @@ import type { NetworkPolicy, Stage } from '../deployments/deployments.table.js';
 import type { Tiers } from '../tiers/tiers.js';
 import type { AgentAnswer, CreateAgent, NewAgentAnswer, UpdateAgent } from './agents.schema.js';
 import * as store from './agents.store.js';
+import { Reach, type ReachedAgent, type ReachOptions, type Wait } from './reach.js';
+
+export type { ReachedAgent, Wait } from './reach.js';
 
 export interface AgentsOptions {
   db: Kysely<Schema>;
@@ -38,7 +41,7 @@ export interface AgentRoute {
   reason: string | null;
 }
 
-const CLOSED: NetworkPolicy = { mode: 'closed' };
+const NO_NETWORK: NetworkPolicy = { mode: 'none' };
 /** An admin sees this many models at most: a list of all tenants' agents has no end. */
 const ADMIN_MODELS_AT_MOST = 1_000;
 
@@ -46,10 +49,13 @@ const ADMIN_MODELS_AT_MOST = 1_000;
 export class Agents {
   readonly #options: AgentsOptions;
   readonly #db: Kysely<Schema>;
+  readonly #reach: Reach;
 
   constructor(options: AgentsOptions) {
     this.#options = options;
     this.#db = options.db;
+    const { bus, gateway } = options;
+    this.#reach = new Reach({ bus, gateway, routeOf: (userId, agentId) => this.route(userId, agentId) });
   }
 
   /** All of them or none. `conflict` when a name is taken, `limit_exceeded` when the tier has no room. */
@@ -165,6 +171,56 @@ export class Agents {
     };
   }
 
+  /**
+   * The instance that serves the agent now, waited for where there is none yet: for `timeoutMs` at most, then `unavailable` with why.
+   * `not_found` when there is no such agent.
+   */
+  async reach(userId: string, agent: string, { signal, timeoutMs }: ReachOptions): Promise<ReachedAgent> {
+    const wait = { deadline: performance.now() + timeoutMs, timeoutMs, signal };
+    return this.#reach.from(userId, await this.route(userId, agent), wait);
+  }
+
+  /** As `reach`, for a caller that knows where the agent was a moment ago and may ask again within the same wait. */
+  reachFrom(userId: string, route: AgentRoute, wait: Wait): Promise<ReachedAgent> {
+    return this.#reach.from(userId, route, wait);
+  }
+
+  /** Holds the user's row until the end of the transaction. Whatever changes what an agent is made of begins with this. */
+  async lock(trx: Transaction<Schema>, userId: string): Promise<{ id: string; name: string; tier: string }> {
+    return this.#lockUser(trx, userId);
+  }
+
+  /** The agent as it is in the transaction, by name or id. */
+  async getIn(trx: Transaction<Schema>, userId: string, agent: string): Promise<AgentAnswer> {
+    return answerOf(await this.#find(trx, userId, agent));
+  }
+
+  /**
+   * What the agent's gateway knows of it is no longer true: the next turn waits until it has been told. Within the transaction of the
+   * change, after `lock`; announce the answered deployments after its commit.
+   */
+  async touch(trx: Transaction<Schema>, userId: string, agentId: string): Promise<string[]> {
+    const { deployment_id: deploymentId } = await this.#find(trx, userId, agentId);
+    const version = await this.#options.deployments.changed(trx, userId, deploymentId);
+    await store.awaitVersion(trx, userId, { agentId }, version);
+    return [deploymentId];
+  }
+
+  /** As `touch`, for all agents of the user. */
+  async touchAll(trx: Transaction<Schema>, userId: string): Promise<string[]> {
+    const deploymentIds = await store.deploymentsInUse(trx, userId);
+    for (const deploymentId of deploymentIds) {
+      const version = await this.#options.deployments.changed(trx, userId, deploymentId);
+      await store.awaitVersion(trx, userId, { deploymentId }, version);
+    }
+    return deploymentIds;
+  }
+
+  /** After the commit of what `touch` or `touchAll` was part of. */
+  announce(deploymentIds: string[]): void {
+    for (const id of deploymentIds) this.#options.deployments.announce(id);
+  }
+
   /** Users and names of agents, for an admin's model list. */
   namesForAdmin() {
     return store.namesAcrossTenants(this.#db, ADMIN_MODELS_AT_MOST);
@@ -201,7 +257,7 @@ export class Agents {
     wish: CreateAgent,
   ): Promise<{ id: string; key: string; deploymentId: string }> {
     const id = newId('agt');
-    const network = wish.network ?? CLOSED;
+    const network = wish.network ?? NO_NETWORK;
     const place = await this.#options.deployments.place(trx, userId, { isolation: wish.isolation ?? 'shared', network });
     try {
       await store.insertAgent(trx, userId, {

@@ -2,21 +2,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Kysely, Transaction } from 'kysely';
 import { isForeignKeyViolation } from '../../db/errors.js';
 import type { Schema } from '../../db/schema.js';
-import type { Bus } from '../../events/bus.js';
-import { News } from '../../events/news.js';
 import type { GatewayClient, GatewayEvent } from '../../gateway/gateway.js';
 import { AppError, NotSent } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { joinSignals } from '../../lib/joined-signal.js';
 import type { Log } from '../../lib/log.js';
-import type { AgentRoute, Agents } from '../agents/agents.js';
+import type { AgentRoute, Agents, Wait } from '../agents/agents.js';
 import * as store from './chat.store.js';
 import { RunningTurn, type TurnEnd } from './turn.js';
 import { withRetryAfter } from './turn-error.js';
 
 export interface ChatOptions {
   db: Kysely<Schema>;
-  bus: Bus;
   log: Log;
   agents: Agents;
   gateway: GatewayClient;
@@ -43,19 +40,8 @@ export interface PreparedTurn {
   wish: TurnWish;
 }
 
-type OnWaiting = (reason: string | null) => Promise<void> | undefined;
-
-/** How long a turn may wait for its agent, and who is to hear that it does. */
-interface Wait {
-  deadline: number;
-  signal: AbortSignal;
-  onWaiting: OnWaiting | undefined;
-  /** The reason that was given last; undefined before any was. */
-  said: string | null | undefined;
-}
-
-/** How often a waiting turn looks without having been told of a change. */
-const READY_POLL_MS = 250;
+/** How long a turn that was refused stays away from what refused it. */
+const AGAIN_MS = 250;
 
 /** Turns: prepared, begun on the agent's instance, relayed, and journaled from before their first word to their end. */
 export class Chat {
@@ -79,9 +65,10 @@ export class Chat {
    * asks the gateway. A turn that the gateway has surely not begun, as where its link had just closed, is asked for again in that time; one
    * that may have begun never is. Aborting `signal` cancels the turn all the way to the provider, now and while it runs.
    */
-  async begin(prepared: PreparedTurn, signal: AbortSignal, onWaiting?: OnWaiting): Promise<RunningTurn> {
-    const wait: Wait = { deadline: performance.now() + this.#options.readyTimeoutMs, signal, onWaiting, said: undefined };
-    let instanceId = await this.#reach(prepared, wait);
+  async begin(prepared: PreparedTurn, signal: AbortSignal, onWaiting?: Wait['onWaiting']): Promise<RunningTurn> {
+    const { readyTimeoutMs: timeoutMs, agents } = this.#options;
+    const wait: Wait = { deadline: performance.now() + timeoutMs, timeoutMs, signal, onWaiting };
+    let { instanceId } = await agents.reachFrom(prepared.userId, prepared.route, wait);
     const opened = this.#openJournal(prepared);
     // A turn without a row in the journal must not go on: the signal that the gateway gets is one that can say so.
     const cancel = new AbortController();
@@ -164,46 +151,13 @@ export class Chat {
     return this.#options.gateway.turn(instanceId, turn, signal);
   }
 
-  async #reach(prepared: PreparedTurn, wait: Wait): Promise<string> {
-    return this.#reachable(prepared.route) ?? (await this.#await(prepared, wait));
-  }
-
   /** After a refusal: looks at where the agent is by now, but not at once, since what refused may still look alive. */
   async #reachAgain(prepared: PreparedTurn, wait: Wait, refusal: NotSent): Promise<string> {
-    if (performance.now() + READY_POLL_MS > wait.deadline) throw refusal;
-    await sleep(READY_POLL_MS, undefined, { signal: wait.signal }).catch(() => wait.signal.throwIfAborted());
-    return this.#await(prepared, wait);
-  }
-
-  async #await(prepared: PreparedTurn, wait: Wait): Promise<string> {
-    const news = new News(this.#options.bus, (id) => id === prepared.route.deploymentId, wait.signal);
-    try {
-      return await this.#untilReady(prepared, wait, news);
-    } finally {
-      news.end();
-    }
-  }
-
-  async #untilReady(prepared: PreparedTurn, wait: Wait, news: News): Promise<string> {
-    const { readyTimeoutMs, agents } = this.#options;
-    for (;;) {
-      const route = await agents.route(prepared.userId, prepared.route.agentId);
-      const instanceId = this.#reachable(route);
-      if (instanceId !== undefined) return instanceId;
-      if (wait.said !== route.reason) await wait.onWaiting?.(route.reason);
-      wait.said = route.reason;
-      const leftMs = wait.deadline - performance.now();
-      if (leftMs <= 0) {
-        const why = route.reason === null ? '' : `: ${route.reason}`;
-        throw new AppError('unavailable', `the agent is not ready after ${readyTimeoutMs / 1000} s${why}`, { retryAfterS: 5 });
-      }
-      await news.wait(Math.min(READY_POLL_MS, leftMs));
-      wait.signal.throwIfAborted();
-    }
-  }
-
-  #reachable(route: AgentRoute): string | undefined {
-    return route.instanceId !== undefined && this.#options.gateway.reaches(route.instanceId) ? route.instanceId : undefined;
+    if (performance.now() + AGAIN_MS > wait.deadline) throw refusal;
+    await sleep(AGAIN_MS, undefined, { signal: wait.signal }).catch(() => wait.signal.throwIfAborted());
+    const { agents } = this.#options;
+    const route = await agents.route(prepared.userId, prepared.route.agentId);
+    return (await agents.reachFrom(prepared.userId, route, wait)).instanceId;
   }
 }
 

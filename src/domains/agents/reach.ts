@@ -1,0 +1,73 @@
+import type { Bus } from '../../events/bus.js';
+import { News } from '../../events/news.js';
+import type { GatewayClient } from '../../gateway/gateway.js';
+import { AppError } from '../../lib/errors.js';
+import type { AgentRoute } from './agents.js';
+
+/** An agent's route with an instance that this process can speak to. */
+export type ReachedAgent = AgentRoute & { instanceId: string };
+
+export interface ReachOptions {
+  signal: AbortSignal;
+  timeoutMs: number;
+}
+
+/** How long somebody waits for an agent, and who is to hear that it is waited for. It goes on over several attempts. */
+export interface Wait {
+  /** By `performance.now()`. */
+  deadline: number;
+  /** How long that was from the beginning, for the words of the error. */
+  timeoutMs: number;
+  signal: AbortSignal;
+  /** Told the reason at once, and again when it changes. */
+  onWaiting?: ((reason: string | null) => Promise<void> | undefined) | undefined;
+  /** The reason that was given last; undefined before any was. */
+  said?: string | null | undefined;
+}
+
+/** How often one who waits looks without having been told of a change. */
+const POLL_MS = 250;
+
+/** Waits for agents that are on their way to a container. */
+export class Reach {
+  readonly #bus: Bus;
+  readonly #gateway: GatewayClient;
+  readonly #routeOf: (userId: string, agentId: string) => Promise<AgentRoute>;
+
+  constructor(parts: { bus: Bus; gateway: GatewayClient; routeOf: (userId: string, agentId: string) => Promise<AgentRoute> }) {
+    this.#bus = parts.bus;
+    this.#gateway = parts.gateway;
+    this.#routeOf = parts.routeOf;
+  }
+
+  /** Begins with where the agent was; throws `unavailable` at the deadline and the signal's reason when that aborts. */
+  async from(userId: string, route: AgentRoute, wait: Wait): Promise<ReachedAgent> {
+    if (this.#isReachable(route)) return route;
+    const news = new News(this.#bus, (id) => id === route.deploymentId, wait.signal);
+    try {
+      return await this.#untilReachable(userId, route.agentId, wait, news);
+    } finally {
+      news.end();
+    }
+  }
+
+  async #untilReachable(userId: string, agentId: string, wait: Wait, news: News): Promise<ReachedAgent> {
+    for (;;) {
+      const route = await this.#routeOf(userId, agentId);
+      if (this.#isReachable(route)) return route;
+      if (wait.said !== route.reason) await wait.onWaiting?.(route.reason);
+      wait.said = route.reason;
+      const leftMs = wait.deadline - performance.now();
+      if (leftMs <= 0) {
+        const why = route.reason === null ? '' : `: ${route.reason}`;
+        throw new AppError('unavailable', `the agent is not ready after ${wait.timeoutMs / 1000} s${why}`, { retryAfterS: 5 });
+      }
+      await news.wait(Math.min(POLL_MS, leftMs));
+      wait.signal.throwIfAborted();
+    }
+  }
+
+  #isReachable(route: AgentRoute): route is ReachedAgent {
+    return route.instanceId !== undefined && this.#gateway.reaches(route.instanceId);
+  }
+}
