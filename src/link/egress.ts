@@ -121,7 +121,7 @@ export class EgressProxy implements Egress {
     const target = parseTarget(authority);
     const policy = await this.#options.policyOf(identity);
     checkPolicy(policy, target);
-    const isNameStrict = policy.mode === 'hosts';
+    const isNameStrict = policy.mode === 'allowlist';
     if (target.port === 80 && isNameStrict) return this.#pin(identity, target, socket, head);
     await this.#withSlot(identity, async (account) => {
       const upstream = await this.#dial(target, socket);

@@ -4,13 +4,13 @@ import { normalHost } from './resolve.js';
 
 /** Where an instance may connect to. Private addresses are out of reach in every mode. */
 export type EgressPolicy =
-  | { mode: 'closed' }
-  | { mode: 'open'; ports?: number[] }
+  | { mode: 'none' }
+  | { mode: 'open'; ports?: number[] | undefined }
   | {
-      mode: 'hosts';
+      mode: 'allowlist';
       /** Exact names or addresses, or `*.suffix` for every name under it (not the suffix itself). */
       hosts: string[];
-      ports?: number[];
+      ports?: number[] | undefined;
     };
 
 export interface Target {
@@ -34,7 +34,7 @@ export function parseTarget(authority: string, defaultPort?: number): Target {
 
 /** Throws `forbidden`, saying why, where the policy does not let an instance connect to the target. */
 export function checkPolicy(policy: EgressPolicy, target: Target): void {
-  if (policy.mode === 'closed') throw new AppError('forbidden', 'this instance has no way out to the internet');
+  if (policy.mode === 'none') throw new AppError('forbidden', 'this instance has no way out to the internet');
   const ports = policy.ports ?? USUAL_PORTS;
   if (!ports.includes(target.port)) throw new AppError('forbidden', `port ${target.port} is not allowed`);
   if (policy.mode === 'open') return;

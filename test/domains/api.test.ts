@@ -160,7 +160,7 @@ describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) =
       [{ agents: [{ name: 'ok', model: 'nonsense' }] }, 'agents.0.model'],
       [{ name: 'ok', extra: 1 }, 'extra'],
       [{ name: 'ok', isolation: 'none' }, 'isolation'],
-      [{ name: 'ok', network: { mode: 'hosts', hosts: ['10.0.0.1'] } }, 'network.hosts.0'],
+      [{ name: 'ok', network: { mode: 'allowlist', hosts: ['10.0.0.1'] } }, 'network.hosts.0'],
       [[], 'body'],
       ['text', 'body'],
       [{}, 'name'],

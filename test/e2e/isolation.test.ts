@@ -129,7 +129,7 @@ print(json.dumps({
     expect(visits).toEqual([]);
   });
 
-  test.each(['closed', 'open'])('through the proxy, with the network policy %s, neither', async (mode) => {
+  test.each(['none', 'open'])('through the proxy, with the network policy %s, neither', async (mode) => {
     const who = mode === 'open' ? open : eve;
     const hosts = [
       '127.0.0.77',

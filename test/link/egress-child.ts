@@ -14,7 +14,7 @@ const options = JSON.parse(optionsText) as {
   deny: string[];
 };
 const egress = new EgressProxy({
-  policyOf: (identity) => options.policies[identity.instanceId.slice(4)] ?? { mode: 'closed' },
+  policyOf: (identity) => options.policies[identity.instanceId.slice(4)] ?? { mode: 'none' },
   log: process.env['LINK_SHOW'] ? pino({ level: 'info' }, pino.destination(2)) : silentLog,
   servers: options.servers,
   deny: options.deny,

@@ -15,10 +15,10 @@ import { until } from './gateway.js';
 // globally routable addresses, and forbidden ones beside them that would answer, if only they were dialled.
 
 const POLICIES: Record<string, EgressPolicy> = {
-  closed: { mode: 'closed' },
+  none: { mode: 'none' },
   open: { mode: 'open' },
   ports: { mode: 'open', ports: [2525, 8080] },
-  hosts: { mode: 'hosts', hosts: ['site.test', '*.site.test', '93.184.216.35', 'private.test'] },
+  hosts: { mode: 'allowlist', hosts: ['site.test', '*.site.test', '93.184.216.35', 'private.test'] },
   flip: { mode: 'open' },
   slow: { mode: 'open' },
 };
@@ -234,8 +234,8 @@ describe.runIf(canSplit)('CONNECT', () => {
     socket.destroy();
   });
 
-  test('is closed without a policy that opens it', async () => {
-    expect(await refusal('closed', 'site.test:443')).toBe('403 this instance has no way out to the internet');
+  test('leads nowhere without a policy that opens it', async () => {
+    expect(await refusal('none', 'site.test:443')).toBe('403 this instance has no way out to the internet');
   });
 
   test.each([
@@ -477,7 +477,7 @@ describe.runIf(canSplit)('absolute-form requests', () => {
   });
 
   test.each([
-    ['closed', 'http://site.test/', {}, 403, /no way out/],
+    ['none', 'http://site.test/', {}, 403, /no way out/],
     ['hosts', 'http://other.test/', {}, 403, /not among the allowed/],
     ['open', 'http://10.0.0.5/', {}, 403, /private/],
     ['open', 'http://metadata.test/latest/meta-data', {}, 403, /metadata/],
@@ -501,7 +501,7 @@ describe.runIf(canSplit)('absolute-form requests', () => {
 test.runIf(canSplit)('a stricter policy counts at once, also for what is open', async () => {
   const { socket } = await tunnel('flip', 'site.test:80');
   const closed = once(socket.resume(), 'close');
-  await tell({ policies: { flip: { mode: 'closed' } }, cut: 'ins_flip' });
+  await tell({ policies: { flip: { mode: 'none' } }, cut: 'ins_flip' });
   await closed;
   expect(await refusal('flip', 'site.test:80')).toMatch(/^403 /);
 });

@@ -41,7 +41,7 @@ describe('targets', () => {
 });
 
 describe('policies', () => {
-  const hosts: EgressPolicy = { mode: 'hosts', hosts: ['Exact.example', '*.under.example', '1.1.1.1', '*.1.1.1'] };
+  const hosts: EgressPolicy = { mode: 'allowlist', hosts: ['Exact.example', '*.under.example', '1.1.1.1', '*.1.1.1'] };
   test.each([
     ['exact.example', true],
     ['a.under.example', true],
@@ -61,7 +61,7 @@ describe('policies', () => {
     expect(() => checkPolicy({ mode: 'open' }, { host: 'a.example', port: 22 })).toThrow(/port 22/);
     expect(() => checkPolicy({ mode: 'open', ports: [22] }, { host: 'a.example', port: 22 })).not.toThrow();
     expect(() => checkPolicy({ mode: 'open', ports: [22] }, { host: 'a.example', port: 443 })).toThrow(/port 443/);
-    expect(() => checkPolicy({ mode: 'closed' }, { host: 'a.example', port: 443 })).toThrow(/no way out/);
+    expect(() => checkPolicy({ mode: 'none' }, { host: 'a.example', port: 443 })).toThrow(/no way out/);
   });
 });
 

@@ -1,27 +1,54 @@
+import { isIP } from 'node:net';
 import { z } from '@hono/zod-openapi';
+import { classifyAddress } from '../../link/addresses.js';
 import { STAGES } from './deployments.table.js';
+
+/** A last label of letters: `127.1` and the like are addresses to some programs, and no names. */
+const HOST_NAME = /^(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)+([a-z]{2,63}|xn--[a-z0-9-]{1,59})$/;
+/** Names that mean the machine itself or its neighbours, wherever they are asked for. */
+const PRIVATE_NAME = /\.(localhost|local|localdomain|internal|intranet|lan|home\.arpa|corp|home)$/;
 
 const HostPattern = z
   .string()
   .max(253)
-  .regex(
-    /^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/,
-    'must be a host name such as api.example.com, or *.example.com',
-  );
+  .toLowerCase()
+  .refine((host) => isIP(host) !== 0 || HOST_NAME.test(host), {
+    error: 'must be a host name such as api.example.com, *.example.com, or an IP address',
+    abort: true,
+  })
+  .refine(
+    (host) => (isIP(host) === 0 ? !PRIVATE_NAME.test(host) : classifyAddress(host) === 'public'),
+    'is not an address or name of the public internet',
+  )
+  .openapi({ example: 'api.example.com' });
 
+const Ports = z
+  .array(z.number().int().min(1).max(65_535))
+  .min(1)
+  .max(50)
+  .openapi({ description: '80 and 443 unless told.', example: [443] });
+
+/** As it is kept and shown. */
 export const NetworkPolicy = z
   .discriminatedUnion(
     'mode',
     [
-      z.strictObject({ mode: z.literal('closed') }),
-      z.strictObject({ mode: z.literal('open') }),
-      z.strictObject({ mode: z.literal('hosts'), hosts: z.array(HostPattern).min(1).max(100) }),
+      z.strictObject({ mode: z.literal('none') }),
+      z.strictObject({ mode: z.literal('open'), ports: Ports.optional() }),
+      z.strictObject({ mode: z.literal('allowlist'), hosts: z.array(HostPattern).min(1).max(100), ports: Ports.optional() }),
     ],
-    { error: 'must be {"mode":"closed"}, {"mode":"open"} or {"mode":"hosts","hosts":[…]}' },
+    { error: 'must be {"mode":"none"}, {"mode":"open"} or {"mode":"allowlist","hosts":[…]}' },
   )
   .openapi('NetworkPolicy', {
-    description: 'What the agent may reach: nothing, the public internet, or the named hosts (ports 80 and 443).',
+    description:
+      'What the agent may reach besides the LLM gateway: nothing, the named hosts (`*.suffix` for every name under it), or the public ' +
+      'internet; by ports 80 and 443 unless others are named. Private addresses are out of reach in every mode.',
   });
+
+/** As it may be asked for: `"none"` and `"open"` are short for the objects. */
+export const NetworkWish = z
+  .preprocess((wish) => (wish === 'none' || wish === 'open' ? { mode: wish } : wish), NetworkPolicy)
+  .openapi({ description: '`"none"` and `"open"` are short for `{"mode": …}`.' });
 
 const State = z.enum(['none', 'pending', 'deploying', 'ready', 'failing', 'deleting']);
 const Stage = z.enum(STAGES);

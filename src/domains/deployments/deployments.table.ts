@@ -1,7 +1,10 @@
 import type { Generated, JSONColumnType } from 'kysely';
 
 /** What an instance may reach through the egress proxy. A boundary of the deployment, never of one agent in a shared one. */
-export type NetworkPolicy = { mode: 'closed' } | { mode: 'open' } | { mode: 'hosts'; hosts: string[] };
+export type NetworkPolicy =
+  | { mode: 'none' }
+  | { mode: 'open'; ports?: number[] | undefined }
+  | { mode: 'allowlist'; hosts: string[]; ports?: number[] | undefined };
 
 /** The steps from a wish to an agent that answers, in their order. */
 export const STAGES = ['queued', 'creating', 'starting', 'connecting', 'configuring', 'ready'] as const;

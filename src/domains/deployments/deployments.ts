@@ -49,7 +49,7 @@ export class Deployments {
     wish: { isolation: 'shared' | 'dedicated'; network: NetworkPolicy },
   ): Promise<Placement> {
     const reason =
-      wish.isolation === 'shared' && wish.network.mode !== 'closed'
+      wish.isolation === 'shared' && wish.network.mode !== 'none'
         ? 'its network policy differs from that of the shared container, and a policy is a boundary only of a container'
         : null;
     if (wish.isolation === 'shared' && reason === null) {

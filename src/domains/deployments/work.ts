@@ -170,9 +170,9 @@ export class DeploymentWork {
     return store.pruneEndedAcrossTenants(this.#db, 7);
   }
 
-  /** What a deployment's instances may reach; closed where there is no such deployment. */
+  /** What a deployment's instances may reach; nothing where there is no such deployment. */
   async networkOf(deploymentId: string): Promise<NetworkPolicy> {
-    return (await store.readNetworkAcrossTenants(this.#db, deploymentId)) ?? { mode: 'closed' };
+    return (await store.readNetworkAcrossTenants(this.#db, deploymentId)) ?? { mode: 'none' };
   }
 
   /** Says on the deployment's status what an instance did that got its link cut. */
