@@ -1,7 +1,7 @@
 import { Resolver } from 'node:dns/promises';
 import { BlockList, connect, isIP, isIPv4, type Socket } from 'node:net';
 import { AppError, messageOf } from '../lib/errors.js';
-import { canonicalAddress, classifyAddress, hostAddresses } from './addresses.js';
+import { canonicalAddress, classifyAddress, hostAddresses } from '../lib/addresses.js';
 
 /** An address that was looked at and may be dialled: dial it, never the name again. */
 export interface CheckedAddress {

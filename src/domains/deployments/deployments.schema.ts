@@ -1,6 +1,6 @@
 import { isIP } from 'node:net';
 import { z } from '@hono/zod-openapi';
-import { classifyAddress } from '../../link/addresses.js';
+import { classifyAddress } from '../../lib/addresses.js';
 import { STAGES } from './deployments.table.js';
 
 /** A last label of letters: `127.1` and the like are addresses to some programs, and no names. */

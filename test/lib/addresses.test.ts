@@ -1,6 +1,6 @@
 import { networkInterfaces } from 'node:os';
 import { expect, test } from 'vitest';
-import { type AddressClass, canonicalAddress, classifyAddress, hostAddresses } from '../../src/link/addresses.js';
+import { type AddressClass, canonicalAddress, classifyAddress, hostAddresses } from '../../src/lib/addresses.js';
 
 const TABLE: Record<AddressClass, string> = {
   public:
