@@ -3,6 +3,7 @@ import type { Config, Secrets } from './config.js';
 import type { Database } from './db/open.js';
 import { Agents } from './domains/agents/agents.js';
 import { AgentModels } from './domains/agents/models.js';
+import { Assembly } from './domains/assembly/assembly.js';
 import { ApiKeys } from './domains/api-keys/api-keys.js';
 import { Chat } from './domains/chat/chat.js';
 import { settleTurnsJob } from './domains/chat/chat.jobs.js';
@@ -141,8 +142,10 @@ export function createApp(options: AppOptions): App {
   });
 
   const { orphanGraceMs, agentImage: image } = config;
+  const assembly = new Assembly({ db, parts: [], packageOf: async () => undefined });
   const reconciler = new Reconciler({
     work,
+    assembly,
     runtime,
     links,
     gateway,

@@ -2,6 +2,7 @@ import type { Readable } from 'node:stream';
 import { AppError, NotSent } from '../lib/errors.js';
 import type { LinkHost } from '../link/host.js';
 import type { Link, LinkResponse } from '../link/link.js';
+import type { InstanceConfig, PackageSource } from './instance-config.js';
 import { DEFAULT_STREAM_LIMITS, type GatewayEvent, readGatewayStream, type StreamLimits } from './stream.js';
 
 export type { GatewayEvent } from './stream.js';
@@ -20,6 +21,10 @@ export interface GatewayTurn {
 }
 
 const CONFIG_TIMEOUT_MS = 10_000;
+/** To the answer, which comes when the package is unpacked. */
+const PACKAGE_TIMEOUT_MS = 60_000;
+/** A gateway that goes on missing what it was sent is not asked for ever. */
+const PACKAGE_ROUNDS = 2;
 const PING_TIMEOUT_MS = 5_000;
 /** The gateway sends its headers before it asks the model, so this is the time a busy instance may take to begin. */
 const TURN_HEADERS_TIMEOUT_MS = 30_000;
@@ -45,8 +50,21 @@ export class GatewayClient {
     return this.#links.get(instanceId) !== undefined;
   }
 
-  /** Tells the gateway which agents it has; it applies them without a restart. */
-  async configure(instanceId: string, config: { version: number }, signal: AbortSignal): Promise<void> {
+  /** Tells the gateway which agents it has; it applies them without a restart. Packages of skills that it misses are sent to it first. */
+  async configure(instanceId: string, config: InstanceConfig, packages: PackageSource, signal: AbortSignal): Promise<void> {
+    let answer = await this.#putConfig(instanceId, config, signal);
+    for (let round = 0; round < PACKAGE_ROUNDS && answer.status === 409; round++) {
+      const missing = missingIn(answer.text, config);
+      if (missing.length === 0) break;
+      for (const digest of missing) await this.#putPackage(instanceId, digest, packages, signal);
+      answer = await this.#putConfig(instanceId, config, signal);
+    }
+    const { status, text } = answer;
+    if (status !== 200) throw new AppError('upstream_error', `the gateway refused its configuration: ${messageIn(text)}`);
+    if (versionIn(text) !== config.version) throw new AppError('upstream_error', 'the gateway did not confirm its configuration');
+  }
+
+  async #putConfig(instanceId: string, config: InstanceConfig, signal: AbortSignal): Promise<{ status: number; text: string }> {
     const response = await this.#link(instanceId).request({
       method: 'PUT',
       path: '/berth/v1/config',
@@ -55,10 +73,22 @@ export class GatewayClient {
       timeoutMs: CONFIG_TIMEOUT_MS,
       signal,
     });
+    return { status: response.status, text: await readCapped(response.body, CONFIG_TIMEOUT_MS) };
+  }
+
+  async #putPackage(instanceId: string, digest: string, packages: PackageSource, signal: AbortSignal): Promise<void> {
+    const tar = await packages(digest);
+    if (!tar) throw new AppError('unavailable', 'the files of a skill are not there any more');
+    const response = await this.#link(instanceId).request({
+      method: 'PUT',
+      path: `/berth/v1/packages/${digest}`,
+      headers: { 'content-type': 'application/x-tar' },
+      body: Buffer.from(tar.buffer, tar.byteOffset, tar.byteLength),
+      timeoutMs: PACKAGE_TIMEOUT_MS,
+      signal,
+    });
     const text = await readCapped(response.body, CONFIG_TIMEOUT_MS);
-    if (response.status !== 200)
-      throw new AppError('upstream_error', `the gateway refused its configuration: ${messageIn(text)}`);
-    if (versionIn(text) !== config.version) throw new AppError('upstream_error', 'the gateway did not confirm its configuration');
+    if (response.status >= 300) throw new AppError('upstream_error', `the gateway refused a skill's files: ${messageIn(text)}`);
   }
 
   /** Asks the gateway whether it lives and serves that agent; answers the milliseconds that took. */
@@ -131,6 +161,17 @@ function versionIn(text: string): unknown {
     return (JSON.parse(text) as { version?: unknown } | null)?.version;
   } catch {
     return undefined;
+  }
+}
+
+/** The packages that a gateway says it misses: only such as the config names. */
+function missingIn(text: string, config: InstanceConfig): string[] {
+  const named = new Set(config.agents.flatMap((agent) => (agent.skills ?? []).map((skill) => skill.digest)));
+  try {
+    const { missing } = JSON.parse(text) as { missing?: unknown };
+    return Array.isArray(missing) ? [...named].filter((digest) => missing.includes(digest)) : [];
+  } catch {
+    return [];
   }
 }
 

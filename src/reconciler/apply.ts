@@ -1,7 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { DeploymentWork, Lease, Leased } from '../domains/deployments/work.js';
+import type { Assembly } from '../domains/assembly/assembly.js';
 import type { GatewayClient } from '../gateway/gateway.js';
+import type { InstanceConfig } from '../gateway/instance-config.js';
 import { withDeadline } from '../lib/deadline.js';
 import { AppError } from '../lib/errors.js';
 import { newId } from '../lib/ids.js';
@@ -16,6 +18,7 @@ export interface Hands {
   runtime: Runtime;
   links: LinkHost;
   gateway: GatewayClient;
+  assembly: Assembly;
   installationId: string;
   image: string;
 }
@@ -140,14 +143,14 @@ export class Apply {
    * that did not work out, and the steps that follow do it at their pace. Never throws.
    */
   async #tellEarly(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<number | undefined> {
-    const { work, links, gateway } = this.#hands;
+    const { assembly, links, gateway } = this.#hands;
     const { id } = liveOf(leased);
     try {
-      const config = await work.gatewayConfig(lease.deploymentId, leased.deployment.config_version);
+      const config = await this.#configOf(leased);
       await links.waitFor(id, signal);
       progress.at('connecting');
       progress.at('configuring');
-      await gateway.configure(id, config, signal);
+      await gateway.configure(id, config, assembly.packagesOf(lease.userId), signal);
       return config.version;
     } catch {
       // Whatever it was, the next steps meet it again, and say so.
@@ -168,13 +171,17 @@ export class Apply {
   }
 
   async #configure(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
-    const { work, gateway } = this.#hands;
+    const { work, assembly, gateway } = this.#hands;
     const first = liveOf(leased).applied_version === 0;
     if (first) await work.enter(lease, { state: 'deploying', ...progress.at('configuring') });
-    const config = await work.gatewayConfig(lease.deploymentId, leased.deployment.config_version);
-    await gateway.configure(liveOf(leased).id, config, signal);
+    const config = await this.#configOf(leased);
+    await gateway.configure(liveOf(leased).id, config, assembly.packagesOf(lease.userId), signal);
     await work.updateInstance(lease, liveOf(leased).id, { applied_version: config.version });
     return 'again';
+  }
+
+  #configOf({ deployment }: Leased): Promise<InstanceConfig> {
+    return this.#hands.assembly.configOf(deployment.id, deployment.config_version, 'full');
   }
 
   async #settle(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {

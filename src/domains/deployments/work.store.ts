@@ -190,16 +190,6 @@ export async function updateInstanceAcrossTenants(
   return held !== undefined;
 }
 
-/** The agents of a deployment as its gateway must know them. */
-export async function readAgentsAcrossTenants(db: Db, deploymentId: string) {
-  return db
-    .selectFrom('agents')
-    .select(['id', 'name', 'model', 'instructions'])
-    .where('deployment_id', '=', deploymentId)
-    .orderBy('name')
-    .execute();
-}
-
 /** Erases a deployment and what it was; its agents are gone by then. */
 export async function eraseLeasedAcrossTenants(db: Db, lease: Lease): Promise<void> {
   await db.transaction().execute(async (trx) => {

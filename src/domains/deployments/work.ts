@@ -21,12 +21,6 @@ export interface LiveInstance {
   network: NetworkPolicy;
 }
 
-/** The agents that a gateway must serve, at a config version (agent-image/README.md). */
-export interface GatewayConfig {
-  version: number;
-  agents: { id: string; incarnation: string; model: string; instructions?: string }[];
-}
-
 /** A write came under a lease that another process holds by now: this one's pass ends, nothing was changed. */
 export class LeaseLost extends Error {
   constructor(deploymentId: string) {
@@ -132,19 +126,6 @@ export class DeploymentWork {
     await store.eraseLeasedAcrossTenants(this.#db, lease);
     this.#bus.publish('deployment', lease.deploymentId);
     this.#bus.publish('user', lease.userId);
-  }
-
-  async gatewayConfig(deploymentId: string, version: number): Promise<GatewayConfig> {
-    const rows = await store.readAgentsAcrossTenants(this.#db, deploymentId);
-    return {
-      version,
-      agents: rows.map((row) => ({
-        id: row.name,
-        incarnation: row.id,
-        model: row.model,
-        ...(row.instructions === null ? {} : { instructions: row.instructions }),
-      })),
-    };
   }
 
   async liveInstances(): Promise<LiveInstance[]> {
