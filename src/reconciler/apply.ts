@@ -72,6 +72,8 @@ export class Apply {
         return this.#configure(lease, leased, progress, signal);
       case 'settle':
         return this.#settle(lease, leased, progress);
+      case 'rest':
+        return this.#rest(lease, leased, progress);
       case 'remove_volume':
         await this.#hands.runtime.removeVolume(leased.deployment.volume);
         await this.#hands.work.erase(lease);
@@ -181,7 +183,11 @@ export class Apply {
   }
 
   #configOf({ deployment }: Leased): Promise<InstanceConfig> {
-    return this.#hands.assembly.configOf(deployment.id, deployment.config_version, 'full');
+    return this.#hands.assembly.configOf(
+      deployment.id,
+      deployment.config_version,
+      deployment.desired === 'asleep' ? 'files' : 'full',
+    );
   }
 
   async #settle(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
@@ -194,7 +200,7 @@ export class Apply {
         { state: 'ready', reason: null, attempts, ...progress.at('ready') },
         'deployment.ready',
       );
-      return { lookAgainInMs: attempts > 0 ? STEADY_MS : undefined };
+      return { lookAgainInMs: nextLookMs(deployment, attempts > 0) };
     }
     // What was noted of a running instance, such as a link that was cut for abuse, stands for a while.
     const isOld = Date.now() - deployment.updated_at.getTime() >= STEADY_MS;
@@ -202,8 +208,23 @@ export class Apply {
     if (attempts !== deployment.attempts || reason !== deployment.reason) {
       await this.#hands.work.enter(lease, { state: 'ready', reason, attempts, stage: 'ready', stages: deployment.stages });
     }
-    return { lookAgainInMs: attempts > 0 || reason !== null ? STEADY_MS : undefined };
+    return { lookAgainInMs: nextLookMs(deployment, attempts > 0 || reason !== null) };
   }
+
+  async #rest(lease: Lease, { deployment }: Leased, progress: Progress): Promise<Next> {
+    if (deployment.state !== 'asleep') {
+      const asleep = { state: 'asleep', stage: 'queued', stages: progress.close(), reason: null, attempts: 0 } as const;
+      await this.#hands.work.enter(lease, asleep, 'deployment.asleep');
+    }
+    return { lookAgainInMs: undefined };
+  }
+}
+
+/** When a settled deployment is looked at again: at the end of what is to be forgotten, or of its being up for files alone. */
+function nextLookMs({ desired, files_ms_left }: Leased['deployment'], isMarked: boolean): number | undefined {
+  const filesMs = desired === 'asleep' ? Math.max(0, files_ms_left ?? 0) + 50 : undefined;
+  if (!isMarked) return filesMs;
+  return Math.min(filesMs ?? STEADY_MS, STEADY_MS);
 }
 
 function liveOf(leased: Leased): NonNullable<Leased['instance']> {

@@ -2,7 +2,9 @@ import type { Observed } from '../runtime/runtime.js';
 
 /** All that a decision rests on; nothing else is looked at. */
 export interface Situation {
-  desired: 'running' | 'deleted';
+  desired: 'running' | 'asleep' | 'deleted';
+  /** Whether a sleeping deployment is to be up, for its files alone. */
+  filesAwake: boolean;
   /** Hash of the spec an instance must have to be the wished one. */
   specHash: string;
   configVersion: number;
@@ -26,6 +28,7 @@ export type Step =
   | { do: 'connect' }
   | { do: 'configure' }
   | { do: 'settle' }
+  | { do: 'rest' }
   | { do: 'end'; why: string; failed: boolean; graceMs: number }
   | { do: 'remove_volume' };
 
@@ -39,6 +42,9 @@ const REPLACE_GRACE_MS = 10_000;
 export function plan(situation: Situation): Step {
   const { desired, instance, observed } = situation;
   if (desired === 'deleted') return instance ? { do: 'end', why: 'deleted', failed: false, graceMs: 0 } : { do: 'remove_volume' };
+  if (desired === 'asleep' && !situation.filesAwake) {
+    return instance ? { do: 'end', why: 'asleep', failed: false, graceMs: REPLACE_GRACE_MS } : { do: 'rest' };
+  }
   if (!instance) return { do: 'admit' };
   if (!observed) return planMissing(instance.startedMsAgo);
   if (observed.state === 'exited') return { do: 'end', why: whyItEnded(observed), failed: true, graceMs: 0 };

@@ -142,6 +142,7 @@ export class Reconciler {
     const observed = known ? known.goOnWith : instance && (await this.#options.runtime.inspect(instance.name));
     return plan({
       desired: deployment.desired,
+      filesAwake: (deployment.files_ms_left ?? 0) > 0,
       specHash: specHashOf(leased, this.#options.image),
       configVersion: deployment.config_version,
       instance: instance && {

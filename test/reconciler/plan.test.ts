@@ -14,6 +14,7 @@ const observed = (more: Partial<Observed> = {}): Observed => ({
 });
 const settled: Situation = {
   desired: 'running',
+  filesAwake: false,
   specHash: 'a',
   configVersion: 3,
   instance: { specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000, runtimeStartedAtMs: 500 },
@@ -60,6 +61,14 @@ describe('the plan', () => {
       { specHash: 'b', observed: observed({ state: 'created' }), instance: instance({ startedMsAgo: undefined }) },
       { do: 'end', failed: false },
     ],
+    ['to sleep, lives: ended, with time to finish', { desired: 'asleep' }, { do: 'end', failed: false, graceMs: 10_000 }],
+    ['to sleep, nothing lives: rests', { desired: 'asleep', instance: undefined, observed: undefined }, { do: 'rest' }],
+    [
+      'to sleep, but its files are asked for: an instance is admitted',
+      { desired: 'asleep', filesAwake: true, instance: undefined, observed: undefined },
+      { do: 'admit' },
+    ],
+    ['to sleep, up for its files: settled', { desired: 'asleep', filesAwake: true }, { do: 'settle' }],
     ['to be deleted, lives: ended', { desired: 'deleted' }, { do: 'end', failed: false, graceMs: 0 }],
     [
       'to be deleted, nothing lives: its volume goes',

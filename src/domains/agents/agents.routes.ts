@@ -117,6 +117,29 @@ export function agentsRoutes({ agents, publicUrl }: AgentsRoutesOptions) {
     },
   );
 
+  for (const [verb, desired, summary] of [
+    ['start', 'running', 'Let an agent run again'],
+    [
+      'stop',
+      'stopped',
+      'Stop an agent: no turn of it runs; its container sleeps when no other agent needs it, its files stay within reach',
+    ],
+  ] as const) {
+    router.openapi(
+      route({
+        method: 'post',
+        path: `/users/{user}/agents/{agent}/${verb}`,
+        access: 'user',
+        tags,
+        summary,
+        request: { params: AgentParams },
+        responses: { 202: json('The agent as it is wished now; deploy/status shows how far that is.', AgentAnswer) },
+      }),
+      async (c) =>
+        c.json(await agents.setDesire(tenantOf(c), c.req.valid('param').agent, desired, callerOf(c), requestIdOf(c)), 202),
+    );
+  }
+
   router.openapi(
     route({
       method: 'post',

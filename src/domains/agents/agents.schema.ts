@@ -2,7 +2,7 @@ import { z } from '@hono/zod-openapi';
 import { NetworkPolicy, NetworkWish } from '../deployments/deployments.schema.js';
 import { ResourceName } from './names.js';
 
-const Model = z
+export const Model = z
   .string()
   .max(200, 'must have at most 200 characters')
   .regex(/^[a-z0-9_-]+\/[^\s\u0000-\u001f\u007f-\u009f]+$/, 'must be provider/model, such as demo/echo')
@@ -66,7 +66,9 @@ export const AgentAnswer = z
       .openapi({ description: 'Why it has a container of its own though that was not asked for.' }),
     network: NetworkPolicy,
     deployment_id: z.string(),
-    status: z.enum(['pending', 'deploying', 'ready', 'failing', 'deleting']),
+    status: z.enum(['pending', 'deploying', 'ready', 'asleep', 'stopped', 'moving', 'failing', 'deleting']).openapi({
+      description: '`stopped`: by its user; `moving`: its files are on their way to a container of its own.',
+    }),
     version: z.number().int(),
     created_at: z.string(),
     updated_at: z.string(),

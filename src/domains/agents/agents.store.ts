@@ -59,7 +59,11 @@ export async function lockUser(db: Db, userId: string) {
     .executeTakeFirst();
 }
 
-export async function insertAgent(db: Db, userId: string, row: Omit<Insertable<AgentsTable>, 'user_id'>): Promise<void> {
+export async function insertAgent(
+  db: Db,
+  userId: string,
+  row: Omit<Insertable<AgentsTable>, 'user_id' | 'moving_from' | 'moving_until'>,
+): Promise<void> {
   await db
     .insertInto('agents')
     .values({ ...row, network: JSON.stringify(row.network) as never, user_id: userId })
@@ -120,12 +124,15 @@ export async function deleteAllAgents(db: Db, userId: string): Promise<void> {
 
 /** The agents that a deployment's gateway may speak for. */
 export async function agentsOfDeployment(db: Db, userId: string, deploymentId: string) {
-  return db
-    .selectFrom('agents')
-    .select(['id', 'name', 'model'])
-    .where('user_id', '=', userId)
-    .where('deployment_id', '=', deploymentId)
-    .execute();
+  return (
+    db
+      .selectFrom('agents')
+      .select(['id', 'name', 'model'])
+      .where('user_id', '=', userId)
+      // What an agent began before its move it may bring to an end.
+      .where(({ or, eb }) => or([eb('deployment_id', '=', deploymentId), eb('moving_from', '=', deploymentId)]))
+      .execute()
+  );
 }
 
 /** All that a chat needs to know of an agent, in one query. */
@@ -139,6 +146,9 @@ export async function findRoute(db: Db, userId: string, agent: string) {
       'a.name',
       'a.config_version',
       'a.deployment_id',
+      'a.desired',
+      'a.moving_from',
+      'd.desired as deployment_desired',
       'd.state',
       'd.stage',
       'd.reason',

@@ -15,6 +15,12 @@ export interface AgentsTable {
   /** Why Berth placed it in a deployment of its own, when it was not asked to. */
   isolation_reason: string | null;
   network: NetworkPolicy;
+  /** `stopped`: no turn of it may run; its files stay within reach. */
+  desired: Generated<'running' | 'stopped'>;
+  /** While it moves to another deployment: the one where its files still are. */
+  moving_from: string | null;
+  /** Until then a process works on the move. */
+  moving_until: Date | null;
   /** The deployment's config version that first holds the agent as it is now. */
   config_version: number;
   version: Generated<number>;

@@ -10,11 +10,12 @@ import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
 import type { ApiKeys } from '../api-keys/api-keys.js';
 import type { Deployments } from '../deployments/deployments.js';
-import type { NetworkPolicy, Stage } from '../deployments/deployments.table.js';
+import type { NetworkPolicy } from '../deployments/deployments.table.js';
 import type { Tiers } from '../tiers/tiers.js';
 import type { AgentAnswer, CreateAgent, NewAgentAnswer, UpdateAgent } from './agents.schema.js';
 import * as store from './agents.store.js';
-import { Reach, type ReachedAgent, type ReachOptions, type Wait } from './reach.js';
+import { answerOf, whyNot } from './answer.js';
+import { Reach, refuseStopped, type ReachedAgent, type ReachOptions, type Wait } from './reach.js';
 
 export type { ReachedAgent, Wait } from './reach.js';
 
@@ -39,6 +40,10 @@ export interface AgentRoute {
   instanceId: string | undefined;
   /** Why there is none. */
   reason: string | null;
+  /** Whether its user stopped it: no turn of it may run. */
+  isStopped: boolean;
+  /** Whether its deployment sleeps, and is up for files alone if at all. */
+  isAsleep: boolean;
 }
 
 const NO_NETWORK: NetworkPolicy = { mode: 'none' };
@@ -129,6 +134,7 @@ export class Agents {
       const found = await this.#find(trx, userId, agent);
       await store.deleteAgent(trx, userId, found.id);
       await this.#options.deployments.agentLeft(trx, userId, found.deployment_id);
+      if (found.moving_from !== null) await this.#options.deployments.agentLeft(trx, userId, found.moving_from);
       await appendEvent(trx, userId, {
         type: 'agent.deleted',
         actor: actorOf(caller),
@@ -138,8 +144,58 @@ export class Agents {
       return found;
     });
     this.#options.bus.publish('agent', row.id);
-    this.#options.deployments.announce(row.deployment_id);
+    this.announce([row.deployment_id, ...(row.moving_from === null ? [] : [row.moving_from])]);
     return { id: row.id, name: row.name };
+  }
+
+  /** Whether the agent is to run. A deployment in which none is sleeps; its files stay within reach. Asking for what is so already changes nothing. */
+  async setDesire(
+    userId: string,
+    agent: string,
+    desired: 'running' | 'stopped',
+    caller: Caller,
+    requestId: string,
+  ): Promise<AgentAnswer> {
+    const after = await this.#db.transaction().execute(async (trx) => {
+      await this.#lockUser(trx, userId);
+      const before = await this.#find(trx, userId, agent);
+      if (before.desired === desired) return before;
+      await store.updateAgent(trx, userId, before.id, { desired }, undefined);
+      const configVersion = await this.#options.deployments.agentsDesireChanged(trx, userId, before.deployment_id);
+      await store.awaitVersion(trx, userId, { agentId: before.id }, configVersion);
+      const answer = await this.#find(trx, userId, before.id);
+      const type = desired === 'running' ? 'agent.started' : 'agent.stopped';
+      await appendEvent(trx, userId, { type, actor: actorOf(caller), requestId, payload: { agent_id: before.id } });
+      return answer;
+    });
+    this.announce([after.deployment_id]);
+    return answerOf(after);
+  }
+
+  /**
+   * Gives an agent a deployment of its own, its files and memory with it: within `trx`, after `lock`. Alone in a shared one it keeps that, as its
+   * own; with siblings its files follow, and until they are there no turn of it runs. Announce the answered deployments after the commit.
+   */
+  async moveToOwn(
+    trx: Transaction<Schema>,
+    userId: string,
+    agentId: string,
+    { network, reason }: { network: NetworkPolicy; reason: string | null },
+  ): Promise<string[]> {
+    const { deployments } = this.#options;
+    const agent = await this.#find(trx, userId, agentId);
+    if (agent.moving_from !== null) throw new AppError('conflict', 'the agent is on its way to a container of its own already');
+    const place = { isolation: 'dedicated' as const, isolation_reason: reason, network };
+    if (agent.isolation === 'dedicated' || (await deployments.dedicateIfAlone(trx, userId, agent.deployment_id, network))) {
+      await store.updateAgent(trx, userId, agentId, place, undefined);
+      return this.touch(trx, userId, agentId);
+    }
+    const { deploymentId } = await deployments.place(trx, userId, place);
+    const move = { ...place, deployment_id: deploymentId, moving_from: agent.deployment_id };
+    await store.updateAgent(trx, userId, agentId, move, undefined);
+    await store.awaitVersion(trx, userId, { agentId }, await deployments.agentsDesireChanged(trx, userId, deploymentId));
+    await deployments.agentsDesireChanged(trx, userId, agent.deployment_id);
+    return [agent.deployment_id, deploymentId];
   }
 
   /** The agent's new key; the old one is dead when this returns. */
@@ -161,13 +217,15 @@ export class Agents {
   async route(userId: string, agent: string): Promise<AgentRoute> {
     const row = await store.findRoute(this.#db, userId, agent);
     if (!row) throw new AppError('not_found', 'agent not found');
-    const serves = row.instance_id !== null && (row.applied_version ?? 0) >= row.config_version;
+    const serves = row.instance_id !== null && row.moving_from === null && (row.applied_version ?? 0) >= row.config_version;
     return {
       agentId: row.id,
       name: row.name,
       deploymentId: row.deployment_id,
       instanceId: serves ? (row.instance_id ?? undefined) : undefined,
       reason: serves ? null : whyNot(row),
+      isStopped: row.desired === 'stopped',
+      isAsleep: row.deployment_desired === 'asleep',
     };
   }
 
@@ -175,9 +233,16 @@ export class Agents {
    * The instance that serves the agent now, waited for where there is none yet: for `timeoutMs` at most, then `unavailable` with why.
    * `not_found` when there is no such agent.
    */
-  async reach(userId: string, agent: string, { signal, timeoutMs }: ReachOptions): Promise<ReachedAgent> {
-    const wait = { deadline: performance.now() + timeoutMs, timeoutMs, signal };
-    return this.#reach.from(userId, await this.route(userId, agent), wait);
+  async reach(userId: string, agent: string, { signal, timeoutMs, files = false }: ReachOptions): Promise<ReachedAgent> {
+    const wait = { deadline: performance.now() + timeoutMs, timeoutMs, signal, files };
+    const route = await this.route(userId, agent);
+    if (files && route.isAsleep) await this.#options.deployments.wakeForFiles(userId, route.deploymentId);
+    return this.#reach.from(userId, route, wait);
+  }
+
+  /** Throws `conflict` where no turn of the agent may begin, since its user stopped it. */
+  refuseStopped(route: AgentRoute): void {
+    refuseStopped(route);
   }
 
   /** As `reach`, for a caller that knows where the agent was a moment ago and may ask again within the same wait. */
@@ -294,39 +359,4 @@ export class Agents {
     if (!row) throw new AppError('not_found', 'agent not found');
     return row;
   }
-}
-
-/** Why an agent is not served now, in plain words. */
-function whyNot(row: { state: string; stage: Stage; reason: string | null; instance_id: string | null }): string {
-  if (row.state === 'ready') return 'its configuration is being applied';
-  return row.reason ?? STAGE_WORDS[row.stage];
-}
-
-const STAGE_WORDS: Record<Stage, string> = {
-  queued: 'its container is waiting to be made',
-  creating: 'its container is being made',
-  starting: 'its container is starting',
-  connecting: 'its container is connecting',
-  configuring: 'its configuration is being applied',
-  ready: 'it is not running',
-};
-
-function answerOf(row: store.AgentRow): AgentAnswer {
-  const waits = row.deployment_state === 'ready' && (row.applied_version ?? 0) < row.config_version;
-  return {
-    id: row.id,
-    name: row.name,
-    user_id: row.user_id,
-    description: row.description,
-    model: row.model,
-    instructions: row.instructions,
-    isolation: row.isolation,
-    isolation_reason: row.isolation_reason,
-    network: row.network,
-    deployment_id: row.deployment_id,
-    status: waits ? 'deploying' : row.deployment_state,
-    version: row.version,
-    created_at: row.created_at.toISOString(),
-    updated_at: row.updated_at.toISOString(),
-  };
 }

@@ -10,6 +10,8 @@ export type ReachedAgent = AgentRoute & { instanceId: string };
 export interface ReachOptions {
   signal: AbortSignal;
   timeoutMs: number;
+  /** For its files alone: of a stopped agent too, whose deployment is woken for them. */
+  files?: boolean;
 }
 
 /** How long somebody waits for an agent, and who is to hear that it is waited for. It goes on over several attempts. */
@@ -19,6 +21,8 @@ export interface Wait {
   /** How long that was from the beginning, for the words of the error. */
   timeoutMs: number;
   signal: AbortSignal;
+  /** Whether no turn is to run, so that a stopped agent will do. */
+  files?: boolean;
   /** Told the reason at once, and again when it changes. */
   onWaiting?: ((reason: string | null) => Promise<void> | undefined) | undefined;
   /** The reason that was given last; undefined before any was. */
@@ -42,6 +46,7 @@ export class Reach {
 
   /** Begins with where the agent was; throws `unavailable` at the deadline and the signal's reason when that aborts. */
   async from(userId: string, route: AgentRoute, wait: Wait): Promise<ReachedAgent> {
+    if (!wait.files) refuseStopped(route);
     if (this.#isReachable(route)) return route;
     const news = new News(this.#bus, (id) => id === route.deploymentId, wait.signal);
     try {
@@ -54,6 +59,7 @@ export class Reach {
   async #untilReachable(userId: string, agentId: string, wait: Wait, news: News): Promise<ReachedAgent> {
     for (;;) {
       const route = await this.#routeOf(userId, agentId);
+      if (!wait.files) refuseStopped(route);
       if (this.#isReachable(route)) return route;
       if (wait.said !== route.reason) await wait.onWaiting?.(route.reason);
       wait.said = route.reason;
@@ -70,4 +76,9 @@ export class Reach {
   #isReachable(route: AgentRoute): route is ReachedAgent {
     return route.instanceId !== undefined && this.#gateway.reaches(route.instanceId);
   }
+}
+
+/** Throws `conflict` where the agent's user stopped it. */
+export function refuseStopped(route: AgentRoute): void {
+  if (route.isStopped) throw new AppError('conflict', 'the agent is stopped: start it with POST …/start');
 }

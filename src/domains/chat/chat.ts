@@ -56,6 +56,7 @@ export class Chat {
   /** Checks all that can be wrong before anything is begun: `not_found` for the agent or its conversation. */
   async prepare(userId: string, agent: string, wish: TurnWish): Promise<PreparedTurn> {
     const route = await this.#options.agents.route(userId, agent);
+    this.#options.agents.refuseStopped(route);
     const { id: conversationId, isNew } = await this.#conversation(userId, route.agentId, wish.memory);
     return { turnId: newId('trn'), userId, agent: route.name, conversationId, isNewConversation: isNew, route, wish };
   }

@@ -50,7 +50,7 @@ export const NetworkWish = z
   .preprocess((wish) => (wish === 'none' || wish === 'open' ? { mode: wish } : wish), NetworkPolicy)
   .openapi({ description: '`"none"` and `"open"` are short for `{"mode": …}`.' });
 
-const State = z.enum(['none', 'pending', 'deploying', 'ready', 'failing', 'deleting']);
+const State = z.enum(['none', 'pending', 'deploying', 'ready', 'asleep', 'failing', 'deleting']);
 const Stage = z.enum(STAGES);
 
 export const DeploymentStatus = z
@@ -78,7 +78,9 @@ export const DeployStatus = z
     percent: z.number().int(),
     reason: z.string().nullable(),
     attempts: z.number().int(),
-    settled: z.boolean().openapi({ description: 'Whether nothing is on its way: every deployment is ready, or there is none.' }),
+    settled: z
+      .boolean()
+      .openapi({ description: 'Whether nothing is on its way: every deployment is ready or asleep, or there is none.' }),
     deployments: z.array(DeploymentStatus),
   })
   .openapi('DeployStatus');

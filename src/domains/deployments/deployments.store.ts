@@ -1,6 +1,6 @@
 import { type Insertable, type Kysely, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
-import type { DeploymentsTable, DeploymentState, Stage } from './deployments.table.js';
+import type { DeploymentDesire, DeploymentsTable, DeploymentState, NetworkPolicy, Stage } from './deployments.table.js';
 
 type Db = Kysely<Schema>;
 
@@ -21,12 +21,23 @@ export async function insertDeployment(
 export async function findShared(db: Db, userId: string) {
   return db
     .selectFrom('deployments')
-    .select('id')
+    .select(['id', 'desired'])
     .where('user_id', '=', userId)
     .where('kind', '=', 'shared')
-    .where('desired', '=', 'running')
+    .where('desired', '<>', 'deleted')
     .forUpdate()
     .executeTakeFirst();
+}
+
+/** A sleeping deployment is to run: an agent that is to run comes into it. */
+export async function wake(db: Db, userId: string, deploymentId: string): Promise<void> {
+  await db
+    .updateTable('deployments')
+    .set({ ...LOOK_AGAIN, desired: 'running' })
+    .where('user_id', '=', userId)
+    .where('id', '=', deploymentId)
+    .where('desired', '=', 'asleep')
+    .execute();
 }
 
 /** Raises the config version and answers it. */
@@ -39,6 +50,64 @@ export async function raiseConfigVersion(db: Db, userId: string, deploymentId: s
     .returning('config_version')
     .executeTakeFirstOrThrow();
   return row.config_version;
+}
+
+/**
+ * Makes the deployment sleep where no agent in it is to run, and run where one is; one that is to go stays so. Raises the config version, since
+ * a gateway that was up for files alone must be told that turns may run.
+ */
+export async function setDesire(db: Db, userId: string, deploymentId: string): Promise<number> {
+  const row = await db
+    .updateTable('deployments')
+    .set({
+      ...LOOK_AGAIN,
+      config_version: sql<number>`config_version + 1`,
+      desired: sql<DeploymentDesire>`case when desired = 'deleted' then 'deleted'
+        when exists (select from agents where agents.deployment_id = deployments.id and agents.desired = 'running') then 'running'
+        else 'asleep' end`,
+    })
+    .where('user_id', '=', userId)
+    .where('id', '=', deploymentId)
+    .returning('config_version')
+    .executeTakeFirstOrThrow();
+  return row.config_version;
+}
+
+export async function dedicateIfAlone(db: Db, userId: string, deploymentId: string, network: NetworkPolicy): Promise<boolean> {
+  const row = await db
+    .updateTable('deployments')
+    .set({ ...LOOK_AGAIN, kind: 'dedicated', network: JSON.stringify(network) as never })
+    .where('user_id', '=', userId)
+    .where('id', '=', deploymentId)
+    .where((eb) =>
+      eb(
+        eb
+          .selectFrom('agents')
+          .select(({ fn }) => fn.countAll().as('n'))
+          .where(({ or, eb: of }) => or([of('deployment_id', '=', deploymentId), of('moving_from', '=', deploymentId)])),
+        '=',
+        1,
+      ),
+    )
+    .returning('id')
+    .executeTakeFirst();
+  return row !== undefined;
+}
+
+/** Answers whether there was something to do: a call that comes soon after another writes nothing. */
+export async function wakeForFiles(db: Db, userId: string, deploymentId: string, seconds: number): Promise<boolean> {
+  const row = await db
+    .updateTable('deployments')
+    .set({ ...LOOK_AGAIN, files_until: sql<Date>`now() + make_interval(secs => ${seconds})` })
+    .where('user_id', '=', userId)
+    .where('id', '=', deploymentId)
+    .where('desired', '=', 'asleep')
+    .where(({ or, eb }) =>
+      or([eb('files_until', 'is', null), eb('files_until', '<', sql<Date>`now() + make_interval(secs => ${seconds / 2})`)]),
+    )
+    .returning('id')
+    .executeTakeFirst();
+  return row !== undefined;
 }
 
 /** Not ready any more until the reconciler has looked: whoever waits for the change must not be told that it is done. */
@@ -64,7 +133,18 @@ export async function retireIfEmpty(db: Db, userId: string, deploymentId: string
     .where('user_id', '=', userId)
     .where('id', '=', deploymentId)
     .where(({ not, exists, selectFrom }) =>
-      not(exists(selectFrom('agents').select('agents.id').whereRef('agents.deployment_id', '=', 'deployments.id'))),
+      not(
+        exists(
+          selectFrom('agents')
+            .select('agents.id')
+            .where((eb) =>
+              eb.or([
+                eb('agents.deployment_id', '=', eb.ref('deployments.id')),
+                eb('agents.moving_from', '=', eb.ref('deployments.id')),
+              ]),
+            ),
+        ),
+      ),
     )
     .returning('id')
     .executeTakeFirst();

@@ -10,7 +10,10 @@ export type NetworkPolicy =
 export const STAGES = ['queued', 'creating', 'starting', 'connecting', 'configuring', 'ready'] as const;
 export type Stage = (typeof STAGES)[number];
 
-export type DeploymentState = 'pending' | 'deploying' | 'ready' | 'failing' | 'deleting';
+export type DeploymentState = 'pending' | 'deploying' | 'ready' | 'asleep' | 'failing' | 'deleting';
+
+/** `asleep`: no agent of it is to run. What it holds stays; its files can be had, for which it is woken. */
+export type DeploymentDesire = 'running' | 'asleep' | 'deleted';
 
 /** One stage of the latest attempt. `ms` is absent while it runs. */
 export interface StageTiming {
@@ -24,7 +27,7 @@ export interface DeploymentsTable {
   id: string;
   user_id: string;
   kind: 'shared' | 'dedicated';
-  desired: Generated<'running' | 'deleted'>;
+  desired: Generated<DeploymentDesire>;
   network: NetworkPolicy;
   /** Uid and gid of every process of this deployment, and of no other's on this host. */
   uid: number;
@@ -44,6 +47,8 @@ export interface DeploymentsTable {
   stages: JSONColumnType<StageTiming[], string | undefined, string>;
   /** When the reconciler must look next; null once settled. */
   due_at: Date | null;
+  /** Until then a sleeping deployment is up for its files alone. */
+  files_until: Date | null;
   lease_owner: string | null;
   lease_until: Date | null;
   /** Rises with every lease: a write carries the epoch it was claimed under, so a process that lost its lease changes nothing. */

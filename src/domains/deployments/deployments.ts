@@ -13,6 +13,9 @@ const PERCENT: Record<Stage, number> = { queued: 0, creating: 10, starting: 30, 
 /** How often a watcher looks without having been told of a change. */
 const WATCH_POLL_MS = 500;
 
+/** How long a deployment that was woken for its files stays up after the last call. */
+const FILES_AWAKE_S = 60;
+
 export interface Placement {
   deploymentId: string;
   isolation: 'shared' | 'dedicated';
@@ -54,6 +57,7 @@ export class Deployments {
         : null;
     if (wish.isolation === 'shared' && reason === null) {
       const shared = await store.findShared(trx, userId);
+      if (shared?.desired === 'asleep') await store.wake(trx, userId, shared.id);
       return { deploymentId: shared?.id ?? (await this.#make(trx, userId, 'shared', wish.network)), isolation: 'shared', reason };
     }
     return { deploymentId: await this.#make(trx, userId, 'dedicated', wish.network), isolation: 'dedicated', reason };
@@ -68,6 +72,24 @@ export class Deployments {
   async agentLeft(trx: Transaction<Schema>, userId: string, deploymentId: string): Promise<void> {
     if (await store.retireIfEmpty(trx, userId, deploymentId)) return;
     await store.raiseConfigVersion(trx, userId, deploymentId);
+  }
+
+  /**
+   * The agents of a deployment changed in whether they are to run: it sleeps while none is. One that is to run again is told so anew; answers the
+   * config version that holds it then.
+   */
+  agentsDesireChanged(trx: Transaction<Schema>, userId: string, deploymentId: string): Promise<number> {
+    return store.setDesire(trx, userId, deploymentId);
+  }
+
+  /** Makes a shared deployment the own one of the only agent in it; answers whether it was alone. */
+  dedicateIfAlone(trx: Transaction<Schema>, userId: string, deploymentId: string, network: NetworkPolicy): Promise<boolean> {
+    return store.dedicateIfAlone(trx, userId, deploymentId, network);
+  }
+
+  /** Wakes a sleeping deployment for its files alone, for a minute from now; no turn may run. */
+  async wakeForFiles(userId: string, deploymentId: string): Promise<void> {
+    if (await store.wakeForFiles(this.#db, userId, deploymentId, FILES_AWAKE_S)) this.announce(deploymentId);
   }
 
   /** The user's limits changed: every deployment is looked at again. */
@@ -137,7 +159,7 @@ function statusOf(row: StatusRow): DeploymentStatus {
     agents: row.agents ?? [],
     state: behind ? 'deploying' : row.state,
     stage,
-    percent: PERCENT[stage],
+    percent: row.state === 'asleep' ? 100 : PERCENT[stage],
     reason: row.reason,
     attempts: row.attempts,
     next_attempt_at: row.state === 'failing' ? (row.due_at?.toISOString() ?? null) : null,
@@ -166,7 +188,7 @@ function summarise(user: string, deployments: DeploymentStatus[]): DeployStatus 
     percent: least?.percent ?? 100,
     reason: deployments.find((one) => one.reason !== null && one.state === 'failing')?.reason ?? null,
     attempts: deployments.reduce((most, one) => Math.max(most, one.attempts), 0),
-    settled: deployments.every((one) => one.state === 'ready'),
+    settled: deployments.every((one) => one.state === 'ready' || one.state === 'asleep'),
     deployments,
   };
 }
@@ -174,5 +196,6 @@ function summarise(user: string, deployments: DeploymentStatus[]): DeployStatus 
 function rank(status: DeploymentStatus): number {
   if (status.state === 'failing') return -2;
   if (status.state === 'deleting') return -1;
+  if (status.state === 'asleep') return STAGES.length;
   return STAGES.indexOf(status.stage);
 }

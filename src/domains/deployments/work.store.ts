@@ -1,6 +1,6 @@
 import { type Kysely, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
-import type { DeploymentState, Stage, StageTiming } from './deployments.table.js';
+import type { DeploymentDesire, DeploymentState, Stage, StageTiming } from './deployments.table.js';
 
 type Db = Kysely<Schema>;
 
@@ -62,6 +62,7 @@ export async function readLeasedAcrossTenants(db: Db, lease: Lease) {
     .innerJoin('tiers as t', 't.name', 'u.tier')
     .selectAll('d')
     .select(['t.memory_mib', 't.cpu_millis', 't.pids'])
+    .select(sql<number | null>`(extract(epoch from (files_until - now())) * 1000)::float8`.as('files_ms_left'))
     .where('d.id', '=', lease.deploymentId)
     .where('d.lease_owner', '=', lease.owner)
     .where('d.lease_epoch', '=', lease.epoch)
@@ -115,7 +116,7 @@ function leasedUpdate(db: Pick<Db, 'updateTable'>, lease: Lease, { stages, state
 export async function releaseAcrossTenants(
   db: Db,
   lease: Lease,
-  seen: { wish: string; desired: 'running' | 'deleted' },
+  seen: { wish: string; desired: DeploymentDesire },
   { dueInMs, failed }: { dueInMs: number | undefined; failed: boolean },
 ): Promise<void> {
   const due = dueInMs === undefined ? sql<Date | null>`null` : inSeconds(dueInMs / 1000);

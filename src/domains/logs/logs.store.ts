@@ -10,7 +10,7 @@ export async function readSources(db: Db, userId: string, agent: string | undefi
     .innerJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null))
     .select(['d.id as deployment_id', 'i.name as instance'])
     .where('d.user_id', '=', userId)
-    .where('d.desired', '=', 'running');
+    .where('d.desired', '<>', 'deleted');
   if (agent !== undefined) {
     query = query.where('d.id', 'in', (eb) =>
       eb
