@@ -14,6 +14,8 @@ import type { Logs } from './domains/logs/logs.js';
 import { logsRoutes } from './domains/logs/logs.routes.js';
 import type { Tiers } from './domains/tiers/tiers.js';
 import { tiersRoutes } from './domains/tiers/tiers.routes.js';
+import type { Plugins } from './domains/plugins/plugins.js';
+import { pluginsRoutes } from './domains/plugins/plugins.routes.js';
 import type { Usage } from './domains/usage/usage.js';
 import { usageRoutes } from './domains/usage/usage.routes.js';
 import type { Users } from './domains/users/users.js';
@@ -37,6 +39,7 @@ export interface ApiParts {
   publicUrl: string | undefined;
   /** Of every stream, where it is not to be as usual. */
   stream?: StreamOptions | undefined;
+  plugins: Plugins;
   tiers: Tiers;
   usage: Usage;
   users: Users;
@@ -61,6 +64,7 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, healthRoutes({ version }));
 
   app.route('/', completionsRoutes({ chat, completions, stream: parts.stream }));
+  app.route(BASE, pluginsRoutes(parts.plugins));
   app.route('/', livenessRoutes());
   app.route('/', readyRoutes({ health }));
   app.route('/', metricsRoutes(metrics));

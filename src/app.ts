@@ -16,6 +16,7 @@ import { pruneIdempotencyJob } from './domains/idempotency/idempotency.jobs.js';
 import { heartbeatJob, type Installation, signOff, takeUid } from './domains/installation/installation.js';
 import { Logs } from './domains/logs/logs.js';
 import { Tiers } from './domains/tiers/tiers.js';
+import { Plugins } from './domains/plugins/plugins.js';
 import { Usage } from './domains/usage/usage.js';
 import { usageJob } from './domains/usage/usage.jobs.js';
 import { Users } from './domains/users/users.js';
@@ -108,9 +109,12 @@ export function createApp(options: AppOptions): App {
   const checkModel = (model: string) => void registry.resolve(model);
   const agents = new Agents({ db, bus, tiers, keys, deployments, gateway, defaultModel: config.defaultModel, checkModel });
   const chat = new Chat({ db, log, agents, gateway, processId, readyTimeoutMs: config.readyTimeoutMs });
-  const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers: [chat, usage, new Outbox()] });
+  const fileClient = new FilesClient({ links, times: options.files?.times });
+  const files = new Files({ db, agents, client: fileClient, readyTimeoutMs: config.readyTimeoutMs });
+  const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers: [chat, plugins, usage, new Outbox()] });
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
   const logs = new Logs({ db, bus, runtime });
+  const plugins = new Plugins({ db, agents, skillsNamed: async () => new Map() });
   const health = new Health({ db, runtime });
   const metrics = new HttpMetrics(undefined, { process: true });
 
@@ -128,6 +132,7 @@ export function createApp(options: AppOptions): App {
     tiers,
     usage,
     users,
+    plugins,
     version,
   });
   const edge = new Edge(api, {
@@ -142,7 +147,7 @@ export function createApp(options: AppOptions): App {
   });
 
   const { orphanGraceMs, agentImage: image } = config;
-  const assembly = new Assembly({ db, parts: [], packageOf: async () => undefined });
+  const assembly = new Assembly({ db, parts: [(...of) => plugins.describe(...of)], packageOf: async () => undefined });
   const reconciler = new Reconciler({
     work,
     assembly,

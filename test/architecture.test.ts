@@ -74,6 +74,8 @@ const OWNERS: Record<string, string> = {
   idempotency_keys: 'idempotency',
   installation: 'installation',
   processes: 'installation',
+  plugins: 'plugins',
+  agent_plugins: 'plugins',
   tiers: 'tiers',
   usage: 'usage',
   usage_months: 'usage',

@@ -4,6 +4,7 @@ import type { ConversationsTable, TurnsTable } from '../domains/chat/chat.table.
 import type { DeploymentsTable, InstancesTable } from '../domains/deployments/deployments.table.js';
 import type { IdempotencyKeysTable } from '../domains/idempotency/idempotency.table.js';
 import type { InstallationTable, ProcessesTable } from '../domains/installation/installation.table.js';
+import type { AgentPluginsTable, PluginsTable } from '../domains/plugins/plugins.table.js';
 import type { TiersTable } from '../domains/tiers/tiers.table.js';
 import type { UsageMonthsTable, UsageTable } from '../domains/usage/usage.table.js';
 import type { DeletionsTable, UsersTable } from '../domains/users/users.table.js';
@@ -11,6 +12,7 @@ import type { EventCountersTable, EventsTable } from '../events/events.table.js'
 
 /** Every table, by name. One line a table; the columns are described in the domain that owns them. */
 export interface Schema {
+  agent_plugins: AgentPluginsTable;
   agents: AgentsTable;
   api_keys: ApiKeysTable;
   conversations: ConversationsTable;
@@ -21,6 +23,7 @@ export interface Schema {
   idempotency_keys: IdempotencyKeysTable;
   installation: InstallationTable;
   instances: InstancesTable;
+  plugins: PluginsTable;
   processes: ProcessesTable;
   tiers: TiersTable;
   turns: TurnsTable;

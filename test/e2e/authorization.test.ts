@@ -35,8 +35,9 @@ async function fixture(): Promise<Fixture> {
   const spare = (await app.post(path, owner.key, {})).json;
   // Not the agent's own: rotate-key is one of the routes.
   const second = (await app.post(path, owner.key, { agent: agent.name })).json;
+  const plugin = (await app.post(`/api/v1/users/${owner.id}/plugins`, owner.key, { name: 'spare' })).json;
   return {
-    params: { user: owner.id, agent: agent.name, key: spare.id, model: 'berth/mine' },
+    params: { user: owner.id, agent: agent.name, key: spare.id, plugin: plugin.id, model: 'berth/mine' },
     keys: {
       none: undefined,
       garbage: 'berth_usr_garbage',
