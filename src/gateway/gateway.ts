@@ -145,7 +145,7 @@ async function refusal(response: LinkResponse): Promise<AppError> {
 }
 
 /** The message of an OpenAI error object, cut to a length that a person reads. */
-function messageIn(text: string): string {
+export function messageIn(text: string): string {
   try {
     const parsed = JSON.parse(text) as { error?: { message?: unknown } };
     if (typeof parsed.error?.message === 'string') return parsed.error.message.slice(0, 500);
@@ -184,7 +184,8 @@ function modelIds(text: string): string[] {
   }
 }
 
-async function readCapped(body: Readable, timeoutMs: number): Promise<string> {
+/** A short answer's text. */
+export async function readCapped(body: Readable, timeoutMs: number, limitBytes = ANSWER_LIMIT_BYTES): Promise<string> {
   const chunks: Buffer[] = [];
   let bytes = 0;
   const timer = setTimeout(
@@ -194,8 +195,7 @@ async function readCapped(body: Readable, timeoutMs: number): Promise<string> {
   try {
     for await (const chunk of body as AsyncIterable<Buffer>) {
       bytes += chunk.length;
-      if (bytes > ANSWER_LIMIT_BYTES)
-        throw new AppError('upstream_error', `the gateway's answer is longer than ${ANSWER_LIMIT_BYTES} bytes`);
+      if (bytes > limitBytes) throw new AppError('upstream_error', `the gateway's answer is longer than ${limitBytes} bytes`);
       chunks.push(chunk);
     }
     return Buffer.concat(chunks).toString('utf8');
