@@ -6,16 +6,31 @@ import type { Chat } from './domains/chat/chat.js';
 import { chatRoutes } from './domains/chat/chat.routes.js';
 import type { Completions } from './domains/chat/completions.js';
 import { completionsRoutes } from './domains/chat/completions.routes.js';
+import type { Context } from './domains/context/context.js';
+import { contextRoutes } from './domains/context/context.routes.js';
+import type { Configs } from './domains/configs/configs.js';
+import { configsRoutes } from './domains/configs/configs.routes.js';
 import type { Deployments } from './domains/deployments/deployments.js';
 import { deploymentsRoutes } from './domains/deployments/deployments.routes.js';
+import type { Files } from './domains/files/files.js';
+import { filesRoutes } from './domains/files/files.routes.js';
 import type { Health } from './domains/health/health.js';
 import { healthRoutes, livenessRoutes, readyRoutes } from './domains/health/health.routes.js';
 import type { Logs } from './domains/logs/logs.js';
 import { logsRoutes } from './domains/logs/logs.routes.js';
-import type { Tiers } from './domains/tiers/tiers.js';
-import { tiersRoutes } from './domains/tiers/tiers.routes.js';
 import type { Plugins } from './domains/plugins/plugins.js';
 import { pluginsRoutes } from './domains/plugins/plugins.routes.js';
+import type { Skills } from './domains/skills/skills.js';
+import { skillsRoutes } from './domains/skills/skills.routes.js';
+import { templateHistoryRoutes } from './domains/templates/history.routes.js';
+import type { Templates } from './domains/templates/templates.js';
+import { templatesRoutes } from './domains/templates/templates.routes.js';
+import type { Secrets } from './domains/secrets/secrets.js';
+import { secretsRoutes } from './domains/secrets/secrets.routes.js';
+import type { Tiers } from './domains/tiers/tiers.js';
+import { tiersRoutes } from './domains/tiers/tiers.routes.js';
+import type { Traffic } from './domains/traffic/traffic.js';
+import { trafficRoutes } from './domains/traffic/traffic.routes.js';
 import type { Usage } from './domains/usage/usage.js';
 import { usageRoutes } from './domains/usage/usage.routes.js';
 import type { Users } from './domains/users/users.js';
@@ -31,16 +46,23 @@ export interface ApiParts {
   agents: Agents;
   chat: Chat;
   completions: Completions;
+  configs: Configs;
+  context: Context;
   deployments: Deployments;
+  files: Files;
   health: Health;
   keys: ApiKeys;
   logs: Logs;
   metrics: HttpMetrics;
+  plugins: Plugins;
   publicUrl: string | undefined;
+  secrets: Secrets;
   /** Of every stream, where it is not to be as usual. */
   stream?: StreamOptions | undefined;
-  plugins: Plugins;
+  skills: Skills;
+  templates: Templates;
   tiers: Tiers;
+  traffic: Traffic;
   usage: Usage;
   users: Users;
   version: string;
@@ -50,7 +72,8 @@ const BASE = '/api/v1';
 
 /** The table of contents: every route is in one of these. Who may call it stands beside the route. */
 export function createApi(parts: ApiParts): Router {
-  const { agents, chat, completions, deployments, health, keys, logs, metrics, publicUrl, tiers, usage, users, version } = parts;
+  const { agents, chat, completions, deployments, files, health, keys, logs, metrics, publicUrl, tiers, usage, users, version } =
+    parts;
   const app = createRouter();
 
   app.route(BASE, usersRoutes(users));
@@ -58,13 +81,21 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, tiersRoutes(tiers));
   app.route(BASE, agentsRoutes({ agents, publicUrl }));
   app.route(BASE, deploymentsRoutes({ deployments, nameOf: (userId) => users.nameOf(userId) }));
+  app.route(BASE, configsRoutes(parts.configs));
+  app.route(BASE, trafficRoutes(parts.traffic));
+  app.route(BASE, filesRoutes(files));
   app.route(BASE, chatRoutes(chat, parts.stream));
+  app.route(BASE, contextRoutes(parts.context));
+  app.route(BASE, pluginsRoutes(parts.plugins));
+  app.route(BASE, skillsRoutes(parts.skills));
+  app.route(BASE, templatesRoutes(parts.templates));
+  app.route(BASE, templateHistoryRoutes(parts.templates));
+  app.route(BASE, secretsRoutes(parts.secrets));
   app.route(BASE, usageRoutes(usage));
   app.route(BASE, logsRoutes(logs, parts.stream));
   app.route(BASE, healthRoutes({ version }));
 
   app.route('/', completionsRoutes({ chat, completions, stream: parts.stream }));
-  app.route(BASE, pluginsRoutes(parts.plugins));
   app.route('/', livenessRoutes());
   app.route('/', readyRoutes({ health }));
   app.route('/', metricsRoutes(metrics));

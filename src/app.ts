@@ -2,26 +2,40 @@ import { createApi } from './api.js';
 import type { Config, Secrets } from './config.js';
 import type { Database } from './db/open.js';
 import { Agents } from './domains/agents/agents.js';
+import { moveAgentsJob } from './domains/agents/agents.jobs.js';
 import { AgentModels } from './domains/agents/models.js';
+import { AgentMoves } from './domains/agents/moves.js';
 import { Assembly } from './domains/assembly/assembly.js';
 import { ApiKeys } from './domains/api-keys/api-keys.js';
 import { Chat } from './domains/chat/chat.js';
 import { settleTurnsJob } from './domains/chat/chat.jobs.js';
 import { Completions } from './domains/chat/completions.js';
+import { Context } from './domains/context/context.js';
+import { TokenCounter } from './domains/context/token-counter.js';
+import { Configs } from './domains/configs/configs.js';
 import { Deployments } from './domains/deployments/deployments.js';
 import { DeploymentWork } from './domains/deployments/work.js';
+import { Files } from './domains/files/files.js';
 import { Health } from './domains/health/health.js';
 import { Idempotency } from './domains/idempotency/idempotency.js';
 import { pruneIdempotencyJob } from './domains/idempotency/idempotency.jobs.js';
 import { heartbeatJob, type Installation, signOff, takeUid } from './domains/installation/installation.js';
 import { Logs } from './domains/logs/logs.js';
-import { Tiers } from './domains/tiers/tiers.js';
 import { Plugins } from './domains/plugins/plugins.js';
+import { Skills } from './domains/skills/skills.js';
+import { Secrets as UserSecrets } from './domains/secrets/secrets.js';
+import { Templates } from './domains/templates/templates.js';
+import { Tiers } from './domains/tiers/tiers.js';
+import { Traffic } from './domains/traffic/traffic.js';
+import { pruneTrafficJob, recheckEgressJob, writeTrafficJob } from './domains/traffic/traffic.jobs.js';
 import { Usage } from './domains/usage/usage.js';
 import { usageJob } from './domains/usage/usage.jobs.js';
 import { Users } from './domains/users/users.js';
 import { eraseUsersJob } from './domains/users/users.jobs.js';
 import { Outbox } from './events/outbox.js';
+import { FilesClient, type FileTimes } from './gateway/files.js';
+import { StateClient } from './gateway/state.js';
+import { ContextClient } from './gateway/context.js';
 import { GatewayClient, type GatewayClientOptions } from './gateway/gateway.js';
 import { Edge, type EdgeOptions } from './http/edge.js';
 import { HttpMetrics } from './http/metrics.js';
@@ -54,6 +68,8 @@ export interface AppOptions {
   /** Keep-alive of streams, and what a gateway may take in a turn, where they are not to be the usual ones. */
   stream?: StreamOptions;
   gateway?: GatewayClientOptions['limits'];
+  /** How long files may stand still, where it is not to be as usual: the times of the link's side, and the pace of clients. */
+  files?: { times?: Partial<FileTimes>; bodyPace?: EdgeOptions['bodyPace'] };
   /** Intervals of the reconciler, where they are not to be the usual ones. */
   reconciler?: Pick<ReconcilerOptions, 'passEveryMs' | 'sweepEveryMs' | 'concurrency' | 'clock'>;
 }
@@ -85,7 +101,13 @@ export function createApp(options: AppOptions): App {
   const lookAgain = (deploymentId: string) => {
     work.lookAgain([deploymentId]).catch((error: unknown) => log.error({ err: error }, 'a deployment could not be marked'));
   };
-  const egress = new EgressProxy({ policyOf: (identity) => work.networkOf(identity.deploymentId), deny: config.egressDeny, log });
+  const traffic = new Traffic({ db });
+  const egress = new EgressProxy({
+    policyOf: (identity) => work.networkOf(identity.deploymentId),
+    deny: config.egressDeny,
+    ledger: traffic,
+    log,
+  });
   const links = new LinkHost({
     dir: config.linkDir,
     processId,
@@ -108,13 +130,21 @@ export function createApp(options: AppOptions): App {
   const deployments = new Deployments({ db, bus, takeUid });
   const checkModel = (model: string) => void registry.resolve(model);
   const agents = new Agents({ db, bus, tiers, keys, deployments, gateway, defaultModel: config.defaultModel, checkModel });
+  const skills = new Skills({ db, agents });
+  const plugins = new Plugins({ db, agents, skillsNamed: (...of) => skills.named(...of) });
+  const counter = new TokenCounter();
+  const contextClient = new ContextClient({ links });
+  const context = new Context({ agents, plugins, client: contextClient, counter, readyTimeoutMs: config.readyTimeoutMs });
+  const userSecrets = new UserSecrets({ db, vault, agents, log });
+  const templates = new Templates({ db, agents });
+  const configs = new Configs({ db, agents, deployments, defaultModel: config.defaultModel, checkModel, images: config.agentImages });
   const chat = new Chat({ db, log, agents, gateway, processId, readyTimeoutMs: config.readyTimeoutMs });
   const fileClient = new FilesClient({ links, times: options.files?.times });
   const files = new Files({ db, agents, client: fileClient, readyTimeoutMs: config.readyTimeoutMs });
-  const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers: [chat, plugins, usage, new Outbox()] });
+  const erasers = [chat, userSecrets, templates, plugins, skills, traffic, usage, new Outbox()];
+  const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers });
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
   const logs = new Logs({ db, bus, runtime });
-  const plugins = new Plugins({ db, agents, skillsNamed: async () => new Map() });
   const health = new Health({ db, runtime });
   const metrics = new HttpMetrics(undefined, { process: true });
 
@@ -122,17 +152,23 @@ export function createApp(options: AppOptions): App {
     agents,
     chat,
     completions,
+    context,
     deployments,
+    files,
     health,
     keys,
     logs,
     metrics,
+    plugins,
     publicUrl: config.publicUrl,
+    secrets: userSecrets,
     stream: options.stream,
+    skills,
+    templates,
     tiers,
+    traffic,
     usage,
     users,
-    plugins,
     version,
   });
   const edge = new Edge(api, {
@@ -144,10 +180,15 @@ export function createApp(options: AppOptions): App {
     idempotency,
     metrics,
     ...(options.rates ? { rates: options.rates } : {}),
+    ...(options.files?.bodyPace ? { bodyPace: options.files.bodyPace } : {}),
   });
 
   const { orphanGraceMs, agentImage: image } = config;
-  const assembly = new Assembly({ db, parts: [(...of) => plugins.describe(...of)], packageOf: async () => undefined });
+  const assembly = new Assembly({
+    db,
+    parts: [(...of) => templates.filesFor(...of), (...of) => skills.describe(...of), (...of) => plugins.describe(...of), (...of) => userSecrets.describe(...of), (...of) => configs.settingsFor(...of)],
+    packageOf: (...of) => skills.packageOf(...of),
+  });
   const reconciler = new Reconciler({
     work,
     assembly,
@@ -163,10 +204,11 @@ export function createApp(options: AppOptions): App {
   });
   const linkSync = new Loop(linkSyncJob({ work, links, log, onEnded: (instanceId) => egress.forget(instanceId) }), log);
   const erase = new Loop(eraseUsersJob(users), log);
+  const moves = new AgentMoves({ db, log, deployments, state: new StateClient({ links }) });
   const loops = [
     linkSync,
     erase,
-    ...[heartbeatJob(db, processId), usageJob(usage), settleTurnsJob(chat), pruneIdempotencyJob(idempotency)].map(
+    ...[heartbeatJob(db, processId), usageJob(usage), settleTurnsJob(chat), pruneIdempotencyJob(idempotency), moveAgentsJob(moves), writeTrafficJob(traffic), pruneTrafficJob(traffic), recheckEgressJob(egress)].map(
       (job) => new Loop(job, log),
     ),
   ];
@@ -178,6 +220,10 @@ export function createApp(options: AppOptions): App {
       if (database.kind === 'pglite') await work.dropAllLeases();
       bus.subscribe('instance', () => linkSync.wake());
       bus.subscribe('user', () => erase.wake());
+      bus.subscribe('deployment', (id) => {
+        egress.recheck(id).catch((error: unknown) => log.error({ err: error }, 'egress could not be held to its policy'));
+      });
+      await deployments.forgetImages(config.agentImages);
       for (const loop of loops) loop.start();
       reconciler.start();
     },
@@ -186,6 +232,8 @@ export function createApp(options: AppOptions): App {
       // Together: the turns that run must end in a clear error now, however long the engine takes to answer.
       await Promise.all([reconciler.stop(), llm.close().then(() => links.shutdown())]);
       await Promise.all(loops.map((loop) => loop.stop()));
+      await counter.stop();
+      await traffic.flush();
       await signOff(db, processId);
       await runtime.close();
     },

@@ -10,6 +10,8 @@ export interface BodyRule {
   limitBytes: number | undefined;
   /** Media types the route declares; empty where it declares no body. */
   mediaTypes: readonly string[];
+  /** Left unread, for the handler to take as it comes: no limit, and any media type. */
+  streams: boolean;
 }
 
 /** Levels of arrays and objects in a JSON body; deeper ones would overflow the stack of whoever writes them out again. */

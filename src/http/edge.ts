@@ -12,6 +12,7 @@ import type { HttpMetrics } from './metrics.js';
 import { meaningsOf, pathOfTarget } from './path.js';
 import { ClientAddress, type RateLimitOptions, RateLimits, type RequestsPerMinute } from './rate-limit.js';
 import { type EdgeServices, type Env, RequestState } from './request-state.js';
+import type { PaceLimits } from './request-stream.js';
 import type { Router } from './router.js';
 
 const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
@@ -39,6 +40,8 @@ export interface EdgeOptions {
   idempotency?: IdempotencyStore;
   metrics?: HttpMetrics;
   bodyLimitBytes?: number;
+  /** How slowly a streamed body may come, where that is not to be as usual. */
+  bodyPace?: PaceLimits;
 }
 
 /** What node-server hands over with a request; nothing in tests that call `fetch` themselves. */
@@ -66,6 +69,7 @@ export class Edge {
       idempotency: options.idempotency,
       log: options.log,
       bodyLimitBytes: options.bodyLimitBytes ?? DEFAULT_BODY_BYTES,
+      bodyPace: options.bodyPace,
     };
     this.#lines = options.log.child({}, { redact: { paths: [] } });
     this.#metrics = options.metrics;
@@ -124,18 +128,17 @@ export class Edge {
     return methods.flatMap((method) => (method === 'GET' ? ['GET', 'HEAD'] : [method]));
   }
 
-  #unrouted(method: string, path: string): AppError & { allow?: string } {
+  #unrouted(method: string, path: string): AppError {
     const allow = this.#allowed(path);
     if (allow.length === 0) return new AppError('no_route', 'no such route');
     const said = METHODS.some((known) => known === method) ? method : 'this method';
-    return Object.assign(new AppError('method_not_allowed', `${said} is not allowed here`), { allow: allow.join(', ') });
+    return new AppError('method_not_allowed', `${said} is not allowed here`, { headers: { Allow: allow.join(', ') } });
   }
 
   #failed(state: RequestState, thrown: unknown): Response {
     const error = publicError(thrown, state.bodyText);
     state.error = error;
-    const allow = (thrown as { allow?: string }).allow;
-    if (allow !== undefined) state.setHeader('Allow', allow);
+    for (const [name, value] of Object.entries(error.headers ?? {})) state.setHeader(name, value);
     return errorResponse(error, state.requestId, state.path.startsWith('/v1/'));
   }
 
@@ -148,7 +151,8 @@ export class Edge {
     state.setHeader('Access-Control-Allow-Origin', origin);
     state.setHeader(
       'Access-Control-Expose-Headers',
-      'X-Request-Id, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Idempotency-Replayed',
+      'X-Request-Id, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Idempotency-Replayed, ' +
+        'ETag, Accept-Ranges, Content-Range, Content-Disposition, Last-Modified, X-Berth-Kind',
     );
     state.setHeader('Cross-Origin-Resource-Policy', 'cross-origin');
   }
@@ -161,7 +165,7 @@ export class Edge {
     if (this.#corsOrigins.size > 0 && request.headers.get('access-control-request-method') !== null) {
       headers['Access-Control-Allow-Methods'] = allow.join(', ');
       headers['Access-Control-Allow-Headers'] =
-        'Authorization, X-API-Key, X-Workspace-ID, X-Request-Id, Content-Type, Idempotency-Key, If-Match, Last-Event-ID';
+        'Authorization, X-API-Key, X-Workspace-ID, X-Request-Id, Content-Type, Idempotency-Key, If-Match, If-None-Match, If-Range, Range, Last-Event-ID';
       headers['Access-Control-Max-Age'] = '600';
     }
     state.route = 'options';

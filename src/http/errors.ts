@@ -11,16 +11,19 @@ const STATUS: Record<ErrorCode, number> = {
   not_found: 404,
   no_route: 404,
   method_not_allowed: 405,
+  request_timeout: 408,
   conflict: 409,
   precondition_failed: 412,
   payload_too_large: 413,
   unsupported_media_type: 415,
+  range_not_satisfiable: 416,
   unprocessable: 422,
   rate_limited: 429,
   internal: 500,
   upstream_error: 502,
   unavailable: 503,
   timeout: 504,
+  insufficient_storage: 507,
 };
 
 /** Whether an error is one that clients are expected to make: 4xx. */

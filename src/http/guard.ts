@@ -7,6 +7,7 @@ import { answerOnce } from './idempotency.js';
 import { isPlainPath, paramProblems } from './path.js';
 import { type Allowance, tooManyRequests } from './rate-limit.js';
 import type { Env, RequestState } from './request-state.js';
+import { allowTime } from './request-stream.js';
 
 /** All that is declared beside a route and checked before its handler. */
 export interface GuardRule {
@@ -33,8 +34,11 @@ export function guard(rule: GuardRule): MiddlewareHandler<Env> {
     checkText(c, state);
     await admit(c, state, rule);
     const wantsOnce = c.req.method === 'POST' && state.caller !== undefined && headerOf(c, 'idempotency-key') !== undefined;
+    if (rule.body.streams) allowTime(c);
     const bytes =
-      rule.body.mediaTypes.length > 0 || wantsOnce ? await readBody(c, rule.body, state.services.bodyLimitBytes) : undefined;
+      !rule.body.streams && (rule.body.mediaTypes.length > 0 || wantsOnce)
+        ? await readBody(c, rule.body, state.services.bodyLimitBytes)
+        : undefined;
     state.refused = false;
     if (wantsOnce) return answerOnce(c, bytes, next);
     return next();

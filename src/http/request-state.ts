@@ -6,6 +6,7 @@ import type { Authenticator } from './authenticate.js';
 import type { UserDirectory } from './authorize.js';
 import type { IdempotencyStore } from './idempotency.js';
 import type { RateLimits } from './rate-limit.js';
+import type { PaceLimits } from './request-stream.js';
 
 /** What a guard needs of the outside; one object for all requests. */
 export interface EdgeServices {
@@ -15,6 +16,8 @@ export interface EdgeServices {
   idempotency: IdempotencyStore | undefined;
   log: Log;
   bodyLimitBytes: number;
+  /** How slowly a streamed body may come, where that is not to be as usual. */
+  bodyPace?: PaceLimits | undefined;
 }
 
 /** What Hono's context carries: node-server's two objects where the request came over HTTP, and Berth's own state of the request. */

@@ -21,6 +21,8 @@ export type RouteSpec<P extends string> = Omit<RouteConfig, 'path' | 'middleware
   access: Access;
   /** Largest body; 1 MB unless told. */
   bodyLimitBytes?: number;
+  /** The handler takes the body as it comes (`bodyStreamOf`): of any size and any media type. For PUT. */
+  streamsBody?: true;
   /** No rate limit and no line in the log: for health checks. Public routes only. */
   unlimited?: true;
   /** The handler waits for an instance or for the container engine, so it may answer 502, 503 and 504. */
@@ -70,12 +72,12 @@ const PARAMS: Record<string, string> = {
  * path, and a description of the path's parameters.
  */
 export function route<P extends string, R extends RouteSpec<P>>(spec: R): R & Guarded {
-  const { access, bodyLimitBytes, unlimited, waits: _, ...operation } = spec;
+  const { access, bodyLimitBytes, streamsBody, unlimited, waits: _, ...operation } = spec;
   checkSpec(spec);
   const body = operation.request?.body;
   const rule = {
     access,
-    body: { limitBytes: bodyLimitBytes, mediaTypes: Object.keys(body?.content ?? {}) },
+    body: { limitBytes: bodyLimitBytes, mediaTypes: Object.keys(body?.content ?? {}), streams: streamsBody ?? false },
     unlimited: unlimited ?? false,
   };
   const config = {
@@ -98,6 +100,7 @@ function checkSpec(spec: RouteSpec<string>): void {
     throw new Error(`${where}: access "agent" needs {user} and {agent} in the path`);
   }
   if (spec.access === 'public' && spec.path.includes('{user}')) throw new Error(`${where}: a public route names no user`);
+  if (spec.streamsBody && spec.method !== 'put') throw new Error(`${where}: only PUT streams its body`);
   if (spec.unlimited && spec.access !== 'public') throw new Error(`${where}: only a public route may be unlimited`);
 }
 
@@ -166,7 +169,7 @@ function errorResponses(spec: RouteSpec<string>): Record<number, unknown> {
     [404, 'No such thing, or none that this key may know of.', spec.path.includes('{')],
     [409, 'A request with the same Idempotency-Key is still running, or the state of things forbids it.', spec.method === 'post'],
     [413, 'The body is too large.', spec.request?.body !== undefined],
-    [415, 'The body is of another media type.', spec.request?.body !== undefined],
+    [415, 'The body is of another media type.', spec.request?.body !== undefined && !spec.streamsBody],
     [422, 'The Idempotency-Key was used with another body.', spec.method === 'post' && spec.access !== 'public'],
     [429, 'Too many requests; `Retry-After` says when to try again.', !spec.unlimited],
     [500, 'Berth failed; the log has the cause under the request id.', true],

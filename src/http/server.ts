@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream';
 import { AppError } from '../lib/errors.js';
 import { newId } from '../lib/ids.js';
 import { errorAnswer } from './errors.js';
+import { isUnhurried } from './request-stream.js';
 
 /** How long a client may take to say what it wants, and how much header it may send. Given to `createServer`. */
 export const SERVER_OPTIONS: ServerOptions = {
@@ -24,6 +25,8 @@ const STATUS_OF: Record<string, number> = {
 
 /** The server's `clientError`: what is not HTTP, comes too slowly or has too much header gets the usual error answer, then the door. */
 export function refuseBadHttp(error: Error & { code?: string }, socket: Duplex): void {
+  // Said once for a request that takes long; one that streams its body is held to a pace instead, and goes on.
+  if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT' && isUnhurried(socket)) return;
   const { _httpMessage: message } = socket as Socket & { _httpMessage?: OutgoingMessage };
   if (error.code === 'ECONNRESET' || !socket.writable || message?.headersSent) {
     socket.destroy();

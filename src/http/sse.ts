@@ -208,7 +208,7 @@ class OutgoingStream implements TextSink {
 }
 
 /** Tells node-server that the answer is out. Asking for `body` takes the fast path away from it, which would not look at the header. */
-function alreadySent(): Response {
+export function alreadySent(): Response {
   const response = new Response(null, { headers: { 'x-hono-already-sent': 'true' } });
   void response.body;
   return response;

@@ -9,6 +9,9 @@ export type ErrorCode =
   | 'conflict'
   | 'precondition_failed'
   | 'payload_too_large'
+  | 'range_not_satisfiable'
+  | 'request_timeout'
+  | 'insufficient_storage'
   | 'unsupported_media_type'
   | 'unprocessable'
   | 'limit_exceeded'
@@ -29,6 +32,8 @@ export interface AppErrorOptions {
   fields?: FieldError[];
   /** Seconds after which trying again makes sense; becomes `Retry-After`. */
   retryAfterS?: number;
+  /** Headers that the answer needs beside the error, such as the `Content-Range` of a 416. */
+  headers?: Record<string, string>;
 }
 
 /** The one error that domains throw on purpose. Anything else that reaches the edge is a 500. */
@@ -36,6 +41,7 @@ export class AppError extends Error {
   readonly code: ErrorCode;
   readonly fields: FieldError[] | undefined;
   readonly retryAfterS: number | undefined;
+  readonly headers: Record<string, string> | undefined;
 
   constructor(code: ErrorCode, message: string, options: AppErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
@@ -43,6 +49,7 @@ export class AppError extends Error {
     this.code = code;
     this.fields = options.fields;
     this.retryAfterS = options.retryAfterS;
+    this.headers = options.headers;
   }
 }
 

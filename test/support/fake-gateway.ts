@@ -23,6 +23,8 @@ export class FakeGateways {
   /** Instances that must not dial. */
   silent = false;
   script: Script | undefined;
+  /** Answers the calls for files, whose bodies it reads itself; without it there are none. */
+  files: ((request: Http2ServerRequest, response: Http2ServerResponse) => void) | undefined;
   /** The programs of instances, by instance, so that a test can have them print something. */
   readonly programs = new Map<string, FakeProcess>();
   readonly #open = new Map<string, Map<string, Gateway>>();
@@ -62,13 +64,17 @@ export class FakeGateways {
       if (!name.endsWith('.sock')) continue;
       const known = links.get(name);
       if (known && known.socket && !known.socket.destroyed) continue;
-      const gateway = new Gateway((request, response) => void this.#answer(spec, request, response));
+      const gateway = new Gateway((request, response) => {
+        // Berth may give up a call whose body is still on its way.
+        this.#answer(spec, request, response).catch(() => response.destroy());
+      });
       links.set(name, gateway);
       await gateway.dial(join(spec.linkDir, name), token).catch(() => links.delete(name));
     }
   }
 
   async #answer(spec: InstanceSpec, request: Http2ServerRequest, response: Http2ServerResponse): Promise<void> {
+    if (request.url.startsWith('/berth/v1/agents/') && this.files) return this.files(request, response);
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
     const text = Buffer.concat(chunks).toString('utf8');
