@@ -1,11 +1,13 @@
 import type { Migration } from 'kysely';
 import * as spine from './0001_spine.js';
+import * as templates from './0002_templates.js';
 import * as plugins from './0005_plugins.js';
 import * as sleep from './0008_sleep.js';
 
 /** Every migration in its order. One that has landed is never edited. */
 export const migrations: Record<string, Migration> = {
   '0001_spine': spine,
+  '0002_templates': templates,
   '0005_plugins': plugins,
   '0008_sleep': sleep,
 };

@@ -5,6 +5,7 @@ import type { DeploymentsTable, InstancesTable } from '../domains/deployments/de
 import type { IdempotencyKeysTable } from '../domains/idempotency/idempotency.table.js';
 import type { InstallationTable, ProcessesTable } from '../domains/installation/installation.table.js';
 import type { AgentPluginsTable, PluginsTable } from '../domains/plugins/plugins.table.js';
+import type { TemplatesTable, TemplateVariablesTable } from '../domains/templates/templates.table.js';
 import type { TiersTable } from '../domains/tiers/tiers.table.js';
 import type { UsageMonthsTable, UsageTable } from '../domains/usage/usage.table.js';
 import type { DeletionsTable, UsersTable } from '../domains/users/users.table.js';
@@ -25,6 +26,8 @@ export interface Schema {
   instances: InstancesTable;
   plugins: PluginsTable;
   processes: ProcessesTable;
+  template_variables: TemplateVariablesTable;
+  templates: TemplatesTable;
   tiers: TiersTable;
   turns: TurnsTable;
   usage: UsageTable;

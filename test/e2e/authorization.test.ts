@@ -37,7 +37,7 @@ async function fixture(): Promise<Fixture> {
   const second = (await app.post(path, owner.key, { agent: agent.name })).json;
   const plugin = (await app.post(`/api/v1/users/${owner.id}/plugins`, owner.key, { name: 'spare' })).json;
   return {
-    params: { user: owner.id, agent: agent.name, key: spare.id, plugin: plugin.id, model: 'berth/mine' },
+    params: { user: owner.id, agent: agent.name, key: spare.id, plugin: plugin.id, model: 'berth/mine', file: 'SOUL.md', version: '1' },
     keys: {
       none: undefined,
       garbage: 'berth_usr_garbage',
