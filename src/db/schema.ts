@@ -6,6 +6,7 @@ import type { IdempotencyKeysTable } from '../domains/idempotency/idempotency.ta
 import type { InstallationTable, ProcessesTable } from '../domains/installation/installation.table.js';
 import type { AgentPluginsTable, PluginsTable } from '../domains/plugins/plugins.table.js';
 import type { TemplatesTable, TemplateVariablesTable } from '../domains/templates/templates.table.js';
+import type { AgentSkillsTable, SkillPackagesTable, SkillsTable, SkillVersionsTable } from '../domains/skills/skills.table.js';
 import type { TiersTable } from '../domains/tiers/tiers.table.js';
 import type { UsageMonthsTable, UsageTable } from '../domains/usage/usage.table.js';
 import type { DeletionsTable, UsersTable } from '../domains/users/users.table.js';
@@ -14,6 +15,7 @@ import type { EventCountersTable, EventsTable } from '../events/events.table.js'
 /** Every table, by name. One line a table; the columns are described in the domain that owns them. */
 export interface Schema {
   agent_plugins: AgentPluginsTable;
+  agent_skills: AgentSkillsTable;
   agents: AgentsTable;
   api_keys: ApiKeysTable;
   conversations: ConversationsTable;
@@ -28,6 +30,9 @@ export interface Schema {
   processes: ProcessesTable;
   template_variables: TemplateVariablesTable;
   templates: TemplatesTable;
+  skill_packages: SkillPackagesTable;
+  skill_versions: SkillVersionsTable;
+  skills: SkillsTable;
   tiers: TiersTable;
   turns: TurnsTable;
   usage: UsageTable;
