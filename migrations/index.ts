@@ -1,6 +1,7 @@
 import type { Migration } from 'kysely';
 import * as spine from './0001_spine.js';
 import * as templates from './0002_templates.js';
+import * as secrets from './0003_secrets.js';
 import * as skills from './0004_skills.js';
 import * as plugins from './0005_plugins.js';
 import * as sleep from './0008_sleep.js';
@@ -9,6 +10,7 @@ import * as sleep from './0008_sleep.js';
 export const migrations: Record<string, Migration> = {
   '0001_spine': spine,
   '0002_templates': templates,
+  '0003_secrets': secrets,
   '0004_skills': skills,
   '0005_plugins': plugins,
   '0008_sleep': sleep,

@@ -7,6 +7,7 @@ import type { InstallationTable, ProcessesTable } from '../domains/installation/
 import type { AgentPluginsTable, PluginsTable } from '../domains/plugins/plugins.table.js';
 import type { TemplatesTable, TemplateVariablesTable } from '../domains/templates/templates.table.js';
 import type { AgentSkillsTable, SkillPackagesTable, SkillsTable, SkillVersionsTable } from '../domains/skills/skills.table.js';
+import type { SecretsTable, SecretStoresTable } from '../domains/secrets/secrets.table.js';
 import type { TiersTable } from '../domains/tiers/tiers.table.js';
 import type { UsageMonthsTable, UsageTable } from '../domains/usage/usage.table.js';
 import type { DeletionsTable, UsersTable } from '../domains/users/users.table.js';
@@ -33,6 +34,8 @@ export interface Schema {
   skill_packages: SkillPackagesTable;
   skill_versions: SkillVersionsTable;
   skills: SkillsTable;
+  secret_stores: SecretStoresTable;
+  secrets: SecretsTable;
   tiers: TiersTable;
   turns: TurnsTable;
   usage: UsageTable;

@@ -1,4 +1,5 @@
 import sodium from 'libsodium-wrappers';
+import { type BoxKeys, newBoxKeys, openBox } from './box.js';
 import {
   bind,
   DATA_KEY,
@@ -139,6 +140,22 @@ export class Vault {
     if (!kept) return;
     this.#dataKeys.delete(at);
     wipe(kept.key);
+  }
+
+  // ---- boxes ---------------------------------------------------------------------------------------------------------------
+
+  /** A key pair under whose public half clients may seal what only the private half opens; the id tells it from another. */
+  newBox(): BoxKeys & { id: string } {
+    const keys = newBoxKeys();
+    return {
+      ...keys,
+      id: Buffer.from(sodium.crypto_generichash(16, keys.publicKey, null).subarray(0, KEY_ID_BYTES)).toString('hex'),
+    };
+  }
+
+  /** What was sealed with libsodium's `crypto_box_seal`. */
+  openBox(keys: BoxKeys, box: Uint8Array): Buffer {
+    return openBox(keys, box);
   }
 
   // ---- values --------------------------------------------------------------------------------------------------------------
