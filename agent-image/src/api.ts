@@ -5,6 +5,7 @@ import { parseChatRequest, type ChatRequest } from './chat-request.js';
 import { StreamedCompletion, WholeCompletion, modelErrorBody, type ErrorBody } from './completion.js';
 import { parseConfig } from './config.js';
 import { HttpError, ModelError, TurnStopped, invalid } from './errors.js';
+import type { FileRoutes } from './files/routes.js';
 import { errorCode, type Log } from './log.js';
 import type { Roster } from './roster.js';
 import type { RunningTurns } from './running.js';
@@ -15,6 +16,7 @@ export interface ApiOptions {
   roster: Roster;
   turns: Turns;
   running: RunningTurns;
+  files: FileRoutes;
   log: Log;
 }
 
@@ -81,6 +83,8 @@ export class Api {
     const path = (request.url ?? '').split('?', 1)[0] as string;
     const route = this.#routes.get(path);
     if (!origin.proven && !route?.open) throw new HttpError(401, 'unauthorized', 'Unauthorized');
+    const ofFiles = this.#options.files.find(request);
+    if (ofFiles) return ofFiles;
     if (!route) throw new HttpError(404, 'not_found', 'There is nothing at this path.');
     const handler = route.methods[request.method === 'HEAD' ? 'GET' : (request.method ?? '')];
     if (!handler)
@@ -193,7 +197,9 @@ export class Api {
 
   #describe(error: unknown): { status: number; body: ErrorBody; headers: Record<string, string> } {
     if (error instanceof HttpError) {
-      return { status: error.status, body: { error: { message: error.message, type: error.type } }, headers: error.headers };
+      const { code, more } = error.details;
+      const body = { error: { message: error.message, type: error.type, ...(code === undefined ? {} : { code }) }, ...more };
+      return { status: error.status, body, headers: error.headers };
     }
     if (error instanceof ModelError) {
       return {

@@ -1,15 +1,25 @@
+/** What an error answer says besides its message. */
+export interface ErrorDetails {
+  /** `code` of the error object, for programs to tell errors apart by. */
+  code?: string;
+  /** Fields beside the error object. */
+  more?: Record<string, unknown>;
+}
+
 /** A request that is answered with an OpenAI error object. `message` is written for the caller to read. */
 export class HttpError extends Error {
   readonly status: number;
   readonly type: string;
   readonly headers: Record<string, string>;
+  readonly details: ErrorDetails;
 
-  constructor(status: number, type: string, message: string, headers: Record<string, string> = {}) {
+  constructor(status: number, type: string, message: string, headers: Record<string, string> = {}, details: ErrorDetails = {}) {
     super(message);
     this.name = 'HttpError';
     this.status = status;
     this.type = type;
     this.headers = headers;
+    this.details = details;
   }
 }
 

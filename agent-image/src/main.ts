@@ -5,6 +5,8 @@ import { Conversations } from './conversation.js';
 import { Credentials } from './credentials.js';
 import { Egress } from './egress.js';
 import { TurnStopped } from './errors.js';
+import { FileRoutes } from './files/routes.js';
+import { Volume } from './files/volume.js';
 import { Links } from './link.js';
 import { ModelClient } from './llm.js';
 import { Log, errorCode } from './log.js';
@@ -51,9 +53,12 @@ async function main(settings: Settings): Promise<void> {
     ...(settings.fetch ? [fetchTool(egress)] : []),
   ];
   const turns = new Turns({ model, conversations, tools });
-  const api = new Api({ roster, turns, running, log });
+  const volume = new Volume(settings.dataDir, log);
+  const files = new FileRoutes({ volume, knows: (agentId) => roster.ids.includes(agentId) });
+  const api = new Api({ roster, turns, running, files, log });
   const linkServer = new LinkServer(api, log);
   const links = new Links({ dir: settings.linkDir, credentials, accept: linkServer.accept, log });
+  volume.clean();
   links.start();
   if (settings.proxyPort !== undefined) proxy.listen(settings.proxyPort);
   const port = settings.listen && (await listen(settings.listen, api, credentials));
