@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { ServerResponse } from 'node:http';
 import { BodyRoom, type Request } from './body.js';
-import { parseChatRequest, type ChatRequest } from './chat-request.js';
+import { parseChatRequest } from './chat-request.js';
 import { StreamedCompletion, WholeCompletion, modelErrorBody, type ErrorBody } from './completion.js';
 import { parseConfig } from './config.js';
 import { HttpError, ModelError, TurnStopped, invalid } from './errors.js';
@@ -30,7 +30,8 @@ export interface Origin {
   linkLost(): boolean;
 }
 
-type Handler = (request: Request, response: Response, origin: Origin) => Promise<void> | void;
+/** `parts` are what a path's pattern has caught, as they stand in the path: still percent-encoded. */
+type Handler = (request: Request, response: Response, origin: Origin, parts: readonly string[]) => Promise<void> | void;
 
 interface Route {
   open?: boolean;
@@ -43,6 +44,7 @@ const MOST_CONFIG_BYTES = 8 * 1024 * 1024;
 const MOST_BODIES_BYTES = 24 * 1024 * 1024;
 /** What the LLM gateway says of the request itself is the caller's business; all else is a failure behind us. */
 const PASSED_STATUSES = new Set([400, 402, 413, 429]);
+const AGENT_CONTEXT = /^\/berth\/v1\/agents\/([^/]+)\/context$/;
 const TURN_ID = /^[\w.:-]{1,128}$/;
 
 /** The gateway's HTTP interface, the same over the link (HTTP/2) and on a port (HTTP/1.1). */
@@ -50,6 +52,8 @@ export class Api {
   readonly #options: ApiOptions;
   readonly #bodies = new BodyRoom(MOST_BODIES_BYTES);
   readonly #routes: Map<string, Route>;
+  /** Routes of paths that vary, in the order in which they are tried. */
+  readonly #patterns: [RegExp, Route][];
   #draining = false;
 
   constructor(options: ApiOptions) {
@@ -60,9 +64,12 @@ export class Api {
       ['/healthz', { open: true, methods: { GET: health } }],
       ['/readyz', { open: true, methods: { GET: ready } }],
       ['/v1/models', { methods: { GET: (_request, response) => this.#models(response) } }],
-      ['/v1/chat/completions', { methods: { POST: (...args) => this.#chat(...args) } }],
+      ['/v1/chat/completions', { methods: { POST: (request, response, origin) => this.#chat(request, response, origin) } }],
       ['/berth/v1/config', { methods: { PUT: (request, response) => this.#configure(request, response) } }],
     ]);
+    this.#patterns = [
+      [AGENT_CONTEXT, { methods: { GET: (_request, response, _origin, [agent]) => this.#context(response, agent as string) } }],
+    ];
   }
 
   /** Takes no new turns from now on. */
@@ -73,23 +80,34 @@ export class Api {
   /** Answers one request, whatever it is. Never rejects. */
   async handle(request: Request, response: Response, origin: Origin): Promise<void> {
     try {
-      await this.#route(request, origin)(request, response, origin);
+      const { handler, parts } = this.#route(request, origin);
+      await handler(request, response, origin, parts);
     } catch (error) {
       this.#sendError(request, response, error);
     }
   }
 
-  #route(request: Request, origin: Origin): Handler {
+  #route(request: Request, origin: Origin): { handler: Handler; parts: string[] } {
     const path = (request.url ?? '').split('?', 1)[0] as string;
-    const route = this.#routes.get(path);
+    const { route, parts } = this.#find(path);
     if (!origin.proven && !route?.open) throw new HttpError(401, 'unauthorized', 'Unauthorized');
     const ofFiles = this.#options.files.find(request);
-    if (ofFiles) return ofFiles;
+    if (ofFiles) return { handler: ofFiles, parts: [] };
     if (!route) throw new HttpError(404, 'not_found', 'There is nothing at this path.');
     const handler = route.methods[request.method === 'HEAD' ? 'GET' : (request.method ?? '')];
     if (!handler)
       throw new HttpError(405, 'invalid_request_error', 'Method not allowed.', { allow: Object.keys(route.methods).join(', ') });
-    return handler;
+    return { handler, parts };
+  }
+
+  #find(path: string): { route: Route | undefined; parts: string[] } {
+    const route = this.#routes.get(path);
+    if (route) return { route, parts: [] };
+    for (const [pattern, varying] of this.#patterns) {
+      const match = pattern.exec(path);
+      if (match) return { route: varying, parts: match.slice(1) };
+    }
+    return { route: undefined, parts: [] };
   }
 
   #ready(response: Response): void {
@@ -111,18 +129,33 @@ export class Api {
   async #configure(request: Request, response: Response): Promise<void> {
     const body = await this.#bodies.read(request, MOST_CONFIG_BYTES);
     try {
-      sendJson(response, 200, await this.#options.roster.apply(parseConfig(body.value)));
+      sendJson(response, 200, await this.#options.roster.apply(checked(() => parseConfig(body.value))));
     } finally {
       body.release();
     }
   }
 
+  /** What the agent's next turn will send, put together by what puts it together for a turn. */
+  #context(response: Response, agentId: string): void {
+    const agent = this.#options.roster.get(agentId);
+    if (!agent) throw new HttpError(404, 'not_found', 'There is no such agent here.', {}, { code: 'not_found' });
+    sendJson(response, 200, this.#options.turns.describe(agent));
+  }
+
   async #chat(request: Request, response: Response, origin: Origin): Promise<void> {
     if (this.#draining) throw new HttpError(503, 'unavailable', 'The instance is stopping.');
     if (this.#options.roster.version === undefined) throw new HttpError(503, 'unavailable', 'No config was applied yet.');
+    if (this.#options.roster.mode === 'files')
+      throw new HttpError(
+        503,
+        'unavailable',
+        'The instance was woken for its files alone: no turn may run.',
+        {},
+        { code: 'files_only' },
+      );
     const body = await this.#bodies.read(request, MOST_CHAT_BYTES);
     try {
-      const chat = parse(body.value, body.bytes);
+      const chat = checked(() => parseChatRequest(body.value, body.bytes));
       // The parsed form is dropped: what a turn needs of it is in `chat`.
       body.value = undefined;
       const agent = this.#options.roster.find(chat.agentId);
@@ -144,7 +177,7 @@ export class Api {
       if (!response.writableEnded && !origin.linkLost()) controller.abort(new TurnStopped('disconnected'));
     });
     const answer = input.request.stream ? this.#streamed(input, response, withTools) : this.#whole(input, response);
-    await this.#options.running.run(input.agent.config.id, controller, async (signal) => {
+    await this.#options.running.run(input.agent.id, controller, async (signal) => {
       const started = performance.now();
       let outcome = 'failed';
       try {
@@ -157,7 +190,7 @@ export class Api {
       } finally {
         const durationMs = Math.round(performance.now() - started);
         this.#options.log.info('turn ended', {
-          agent: input.agent.config.id,
+          agent: input.agent.id,
           turn: input.turnId,
           outcome,
           duration_ms: durationMs,
@@ -223,9 +256,9 @@ interface Answer {
   fail(error: unknown): void;
 }
 
-function parse(value: unknown, bytes: number): ChatRequest {
+function checked<T>(parse: () => T): T {
   try {
-    return parseChatRequest(value, bytes);
+    return parse();
   } catch (error) {
     // JSON.stringify recurses where JSON.parse does not.
     if (error instanceof RangeError) throw invalid('body: is nested too deeply');

@@ -1,6 +1,7 @@
-import { integer, number, object, optional, text } from './config.js';
+import { boolean, object, optional, text } from './checks.js';
 import { invalid } from './errors.js';
 import { largeMessage, smallMessage, type TurnMessage } from './message.js';
+import { parseSampling, type Sampling } from './sampling.js';
 
 /** A chat completion asked of an agent, checked. */
 export interface ChatRequest {
@@ -17,7 +18,7 @@ export interface ChatRequest {
   /** The other messages in order. With `user`, only what is new of them counts. */
   messages: TurnMessage[];
   /** Model settings to pass on, by their OpenAI names. */
-  sampling: Record<string, unknown>;
+  sampling: Sampling;
   /** Functions that the client runs itself. */
   clientTools: { name: string; schema: unknown }[];
   toolChoice: unknown;
@@ -124,37 +125,6 @@ function parseTools(value: unknown): ChatRequest['clientTools'] {
     const name = text(object(tool['function'], `tools[${i}].function`)['name'], `tools[${i}].function.name`, 64);
     return { name, schema: tool };
   });
-}
-
-function parseSampling(body: Record<string, unknown>): Record<string, unknown> {
-  const checks: Record<string, (value: unknown, at: string) => unknown> = {
-    temperature: (v, at) => number(v, at, 0, 2),
-    top_p: (v, at) => number(v, at, 0, 1),
-    frequency_penalty: (v, at) => number(v, at, -2, 2),
-    presence_penalty: (v, at) => number(v, at, -2, 2),
-    max_tokens: (v, at) => integer(v, at, 1, Number.MAX_SAFE_INTEGER),
-    max_completion_tokens: (v, at) => integer(v, at, 1, Number.MAX_SAFE_INTEGER),
-    seed: (v, at) => integer(v, at, Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER),
-    stop: parseStop,
-  };
-  const sampling: Record<string, unknown> = {};
-  for (const [name, check] of Object.entries(checks)) {
-    const given = optional(body[name], (v) => check(v, name));
-    if (given !== undefined) sampling[name] = given;
-  }
-  return sampling;
-}
-
-function parseStop(value: unknown, at: string): unknown {
-  const list = Array.isArray(value) ? value : [value];
-  if (list.length > 4) throw invalid(`${at}: at most 4`);
-  for (const item of list) text(item, at, 256);
-  return value;
-}
-
-function boolean(value: unknown, at: string): boolean {
-  if (typeof value !== 'boolean') throw invalid(`${at}: must be true or false`);
-  return value;
 }
 
 function plainText(content: unknown): string {

@@ -17,7 +17,9 @@ import { LinkServer, listen } from './server.js';
 import { readSettings, tokenPath, type Settings } from './settings.js';
 import { fetchTool } from './tools/fetch.js';
 import { editFileTool, listFilesTool, readFileTool, writeFileTool } from './tools/files.js';
-import { shellTool } from './tools/shell.js';
+import { commandTool, shellTool } from './tools/shell.js';
+import { Toolbox } from './tools/toolbox.js';
+import { Trash } from './trash.js';
 import { Turns } from './turn.js';
 
 /** Turns in flight get this long to end after SIGTERM; the engine's own grace is 10 s. */
@@ -40,19 +42,22 @@ async function main(settings: Settings): Promise<void> {
     log,
   });
   const running = new RunningTurns();
-  const roster = new Roster({ folders, conversations, running, log });
+  const trash = new Trash(folders.trash, log);
+  const roster = new Roster({ folders, trash, conversations, running, log });
   const model = new ModelClient((preferred) => links.sockets(preferred), credentials);
   const egress = new Egress(() => links.sockets(), credentials);
   const proxy = new ForwardProxy(egress, log);
-  const tools = [
+  const shell = { proxyPort: () => proxy.port };
+  const builtIn = [
     readFileTool,
     writeFileTool,
     editFileTool,
     listFilesTool,
-    ...(settings.shell ? [shellTool({ proxyPort: () => proxy.port })] : []),
+    ...(settings.shell ? [shellTool(shell)] : []),
     ...(settings.fetch ? [fetchTool(egress)] : []),
   ];
-  const turns = new Turns({ model, conversations, tools });
+  const toolbox = new Toolbox({ builtIn, command: settings.shell ? (config) => commandTool(config, shell) : undefined });
+  const turns = new Turns({ model, conversations, toolbox });
   const volume = new Volume(settings.dataDir, log);
   const files = new FileRoutes({ volume, knows: (agentId) => roster.ids.includes(agentId) });
   const api = new Api({ roster, turns, running, files, log });
@@ -63,7 +68,7 @@ async function main(settings: Settings): Promise<void> {
   if (settings.proxyPort !== undefined) proxy.listen(settings.proxyPort);
   const port = settings.listen && (await listen(settings.listen, api, credentials));
   log.info('started', { instance: settings.instanceId, pid: process.pid, node: process.version });
-  void roster.emptyTrash();
+  void trash.empty();
 
   process.once('SIGTERM', () => {
     void (async () => {

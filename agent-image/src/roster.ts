@@ -1,18 +1,15 @@
-import { randomUUID } from 'node:crypto';
-import { mkdir, readdir, rename, rm } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Agent } from './agent.js';
 import type { AgentConfig, InstanceConfig } from './config.js';
+import { utcDay } from './context.js';
 import type { Conversations } from './conversation.js';
 import { HttpError, TurnStopped, invalid } from './errors.js';
-import { errorCode, type Log } from './log.js';
+import type { Log } from './log.js';
+import { readMarker, writeMarker } from './marker.js';
 import type { RunningTurns } from './running.js';
-import { Workspace, readMarker, writeMarker } from './workspace.js';
-
-/** An agent that can be talked to. */
-export interface Agent {
-  config: AgentConfig;
-  workspace: Workspace;
-}
+import type { Trash } from './trash.js';
+import { Workspace } from './workspace.js';
 
 /** Where things lie on the data volume. */
 export class DataFolders {
@@ -62,6 +59,7 @@ export class DataFolders {
 
 export interface RosterOptions {
   folders: DataFolders;
+  trash: Trash;
   conversations: Conversations;
   running: RunningTurns;
   log: Log;
@@ -72,6 +70,7 @@ export class Roster {
   readonly #options: RosterOptions;
   #agents = new Map<string, Agent>();
   #version: number | undefined;
+  #mode: InstanceConfig['mode'] = 'full';
   #applying: Promise<unknown> = Promise.resolve();
 
   constructor(options: RosterOptions) {
@@ -83,8 +82,17 @@ export class Roster {
     return this.#version;
   }
 
+  /** Whether turns may run. */
+  get mode(): InstanceConfig['mode'] {
+    return this.#mode;
+  }
+
   get ids(): string[] {
     return [...this.#agents.keys()];
+  }
+
+  get(id: string): Agent | undefined {
+    return this.#agents.get(id);
   }
 
   /** The agent of that id, or the only one there is where the caller named none. Throws 400 where there is no such agent. */
@@ -107,13 +115,21 @@ export class Roster {
     if (this.#version !== undefined && config.version < this.#version) {
       throw new HttpError(409, 'conflict', `version: ${this.#version} is in force already`);
     }
+    this.#options.log.hide(config.agents.flatMap(({ secrets }) => [...secrets.values()]));
     await this.#removeOthers(config);
-    const agents = new Map<string, Agent>();
-    for (const agent of config.agents) agents.set(agent.id, await this.#prepare(agent));
-    this.#agents = agents;
+    const prepared: Prepared[] = [];
+    for (const agent of config.agents) prepared.push(await this.#prepare(agent));
+    this.#agents = new Map(prepared.map((one) => [one.config.id, this.#agentOf(one)]));
     this.#version = config.version;
-    this.#options.log.info('config applied', { version: config.version, agents: agents.size });
+    this.#mode = config.mode;
+    this.#options.log.info('config applied', { version: config.version, mode: config.mode, agents: prepared.length });
     return { version: config.version, agents: this.ids };
+  }
+
+  #agentOf({ config, workspace }: Prepared): Agent {
+    const known = this.#agents.get(config.id);
+    known?.update(config);
+    return known ?? new Agent(workspace, config);
   }
 
   /** Removes every agent on the volume that is not wished, also those of an earlier life of this instance. */
@@ -123,55 +139,36 @@ export class Roster {
     for (const id of known) if (!wished.has(id)) await this.#wipe(id);
   }
 
-  async #prepare(config: AgentConfig): Promise<Agent> {
+  async #prepare(config: AgentConfig): Promise<Prepared> {
     const { folders, log } = this.#options;
-    let before = await readMarker(folders.marker(config.id));
-    if (before?.incarnation !== config.incarnation) {
-      await this.#wipe(config.id);
+    const { id, incarnation } = config;
+    let before = await readMarker(folders.marker(id));
+    if (before?.incarnation !== incarnation) {
+      await this.#wipe(id);
       before = undefined;
     }
-    const workspace =
-      this.#agents.get(config.id)?.workspace ?? new Workspace(folders.workspace(config.id), folders.home(config.id), log);
-    await workspace.own(config.files, before?.owned ?? []);
-    await writeMarker(folders.marker(config.id), { incarnation: config.incarnation, owned: [...config.files.keys()] });
+    const owned = [...config.files.keys()];
+    const ownedBefore = before?.owned ?? [];
+    // Said before it is done: should this process die over it, the next one knows what may be Berth's.
+    await writeMarker(folders.marker(id), { incarnation, owned: [...new Set([...ownedBefore, ...owned])], skills: {} });
+    const workspace = this.#agents.get(id)?.workspace ?? new Workspace(folders.workspace(id), folders.home(id), log);
+    await workspace.own(config, ownedBefore, utcDay());
+    await writeMarker(folders.marker(id), { incarnation, owned, skills: {} });
     return { config, workspace };
   }
 
   /** Ends an agent's turns, then takes all that is its out of sight at once and deletes it in the background. */
   async #wipe(id: string): Promise<void> {
-    const { folders, conversations, running } = this.#options;
+    const { folders, conversations, running, trash } = this.#options;
     this.#agents.delete(id);
     await running.stopAgent(id, new TurnStopped('removed'));
     conversations.forget(id);
-    for (const dir of folders.allOf(id)) await this.#discard(dir);
+    for (const dir of folders.allOf(id)) await trash.discard(dir);
   }
+}
 
-  async #discard(dir: string): Promise<void> {
-    const { folders, log } = this.#options;
-    const bin = join(folders.trash, randomUUID());
-    try {
-      await mkdir(folders.trash, { recursive: true });
-      await rename(dir, bin);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
-      log.warn('not moved away, deleted in place', { code: errorCode(error) });
-      await rm(dir, { recursive: true, force: true });
-      return;
-    }
-    void this.#delete(bin);
-  }
-
-  /** Deletes what an earlier life of this instance had no time to. */
-  async emptyTrash(): Promise<void> {
-    const left = await readdir(this.#options.folders.trash).catch(() => []);
-    for (const name of left) await this.#delete(join(this.#options.folders.trash, name));
-  }
-
-  async #delete(path: string): Promise<void> {
-    try {
-      await rm(path, { recursive: true, force: true });
-    } catch (error) {
-      this.#options.log.warn('not deleted yet, tried again at the next start', { code: errorCode(error) });
-    }
-  }
+/** An agent whose folders are as its config wishes them. */
+interface Prepared {
+  config: AgentConfig;
+  workspace: Workspace;
 }

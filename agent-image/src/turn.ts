@@ -1,13 +1,14 @@
+import type { Agent } from './agent.js';
 import { Answer, type ToolCall } from './answer.js';
 import type { ChatRequest } from './chat-request.js';
+import { describeContext, turnContext, utcDay, type TurnContext } from './context.js';
 import type { Conversation, Conversations } from './conversation.js';
 import { TurnStopped, invalid } from './errors.js';
 import type { ModelClient, Usage } from './llm.js';
 import { smallMessage, type MessageJson, type TurnMessage } from './message.js';
-import { systemPrompt } from './prompt.js';
-import type { Agent } from './roster.js';
+import { mergeSampling } from './sampling.js';
 import { ToolBench } from './tools/bench.js';
-import type { Tool } from './tools/tool.js';
+import type { Toolbox } from './tools/toolbox.js';
 
 /** Where a turn's output goes. A promise given back must be waited for before more is sent: the reader lags. */
 export interface TurnOutput {
@@ -39,7 +40,7 @@ export interface TurnEnd {
 export interface TurnsOptions {
   model: ModelClient;
   conversations: Conversations;
-  tools: readonly Tool[];
+  toolbox: Toolbox;
 }
 
 /** Runs turns: asks the model, runs the tools it calls, feeds their results back, until it has said its last word. */
@@ -52,17 +53,22 @@ export class Turns {
 
   /** Throws 400 before anything is sent where the client's functions have names that are taken. */
   check({ agent, request }: Pick<TurnInput, 'agent' | 'request'>): void {
-    const taken = new Set(this.#toolsOf(agent).map(({ name }) => name));
+    const taken = new Set(this.#options.toolbox.of(agent.config).map(({ name }) => name));
     request.clientTools.forEach(({ name }, i) => {
       if (taken.has(name)) throw invalid(`tools[${i}].function.name: is the name of a tool of the agent's own`);
     });
+  }
+
+  /** What the agent's model would be sent beside the conversation, were a turn to begin now. */
+  describe(agent: Agent): object {
+    return describeContext(agent, turnContext(agent, this.#options.toolbox, utcDay()));
   }
 
   /** Rejects with `ModelError` when the model fails and with the signal's reason when that aborts. */
   run(input: TurnInput, output: TurnOutput, signal: AbortSignal): Promise<TurnEnd> {
     const { agent, request } = input;
     if (request.user === undefined) return this.#begin(input, output, signal, undefined);
-    return this.#options.conversations.inTurn(agent.config.id, request.user, signal, (conversation) =>
+    return this.#options.conversations.inTurn(agent.id, request.user, signal, (conversation) =>
       this.#begin(input, output, signal, conversation),
     );
   }
@@ -75,20 +81,12 @@ export class Turns {
   ): Promise<TurnEnd> {
     const { agent, request } = input;
     const fresh = conversation ? newMessages(input, conversation.pending) : request.messages;
-    await agent.workspace.restore();
-    const tools = this.#toolsOf(agent);
-    const system = systemPrompt({
-      agent: agent.config,
-      toolNames: tools.map(({ name }) => name),
-      files: agent.workspace.promptFiles(),
-      system: request.system,
-      today: new Date().toISOString().slice(0, 10),
-    });
-    const turn = new Turn(input, this.#options.model, new ToolBench(tools, agent, signal), output, signal, {
-      system,
-      history: conversation?.history,
-      fresh,
-    });
+    const today = utcDay();
+    await agent.workspace.restore(today);
+    const context = turnContext(agent, this.#options.toolbox, today, request.system);
+    const bench = new ToolBench(context.tools, agent, signal);
+    const said: Said = { history: conversation?.history, fresh };
+    const turn = new Turn(input, this.#options.model, bench, output, signal, context, said);
     try {
       return await turn.run();
     } finally {
@@ -97,10 +95,6 @@ export class Turns {
       const removed = signal.aborted && signal.reason instanceof TurnStopped && signal.reason.why === 'removed';
       if (conversation && kept && !removed) await conversation.add({ turn: input.turnId, ...kept });
     }
-  }
-
-  #toolsOf(agent: Agent): Tool[] {
-    return this.#options.tools.filter(({ name }) => !agent.config.deny.has(name) && !agent.config.deny.has('*'));
   }
 }
 
@@ -120,8 +114,8 @@ function newMessages({ request, allNew = false }: TurnInput, pending: readonly s
   return last.role === 'user' ? [...owed, last] : owed;
 }
 
-interface Context {
-  system: string;
+/** What was said so far, and what is new. */
+interface Said {
   history: Buffer | undefined;
   fresh: readonly TurnMessage[];
 }
@@ -133,6 +127,7 @@ class Turn {
   readonly #bench: ToolBench;
   readonly #output: TurnOutput;
   readonly #signal: AbortSignal;
+  readonly #maxSteps: number;
   readonly #head: (string | Buffer)[];
   readonly #tail: string;
   readonly #messages: TurnMessage[];
@@ -145,15 +140,24 @@ class Turn {
   #produced = false;
   #clientCalls: ToolCall[] = [];
 
-  constructor(input: TurnInput, model: ModelClient, bench: ToolBench, output: TurnOutput, signal: AbortSignal, context: Context) {
+  constructor(
+    input: TurnInput,
+    model: ModelClient,
+    bench: ToolBench,
+    output: TurnOutput,
+    signal: AbortSignal,
+    context: TurnContext,
+    said: Said,
+  ) {
     this.#input = input;
     this.#model = model;
     this.#bench = bench;
     this.#output = output;
     this.#signal = signal;
-    this.#messages = [...context.fresh];
+    this.#maxSteps = input.agent.config.maxSteps;
+    this.#messages = [...said.fresh];
     this.#clientTools = new Set(input.request.clientTools.map(({ name }) => name));
-    const { head, tail } = bodyEnds(input, bench.schemas, context);
+    const { head, tail } = bodyEnds(input.request, context, said.history);
     this.#head = head;
     this.#tail = tail;
   }
@@ -163,7 +167,7 @@ class Turn {
       const answer = await this.#ask();
       const own = answer.calls.filter(({ name }) => !this.#clientTools.has(name));
       this.#clientCalls = answer.calls.filter(({ name }) => this.#clientTools.has(name));
-      if (own.length > 0 && this.#steps >= this.#input.agent.config.maxSteps) return await this.#stopAtCap(answer.text);
+      if (own.length > 0 && this.#steps >= this.#maxSteps) return await this.#stopAtCap(answer.text);
       this.#keep(assistantMessage(answer.text, answer.calls));
       if (answer.calls.length === 0) return this.#end(answer.finish);
       const results = await this.#bench.run(own, this.#output);
@@ -208,7 +212,7 @@ class Turn {
     const { turnId, agent, socket } = this.#input;
     const body = bodyPieces(this.#head, this.#messages, this.#tail);
     const answer = new Answer();
-    const call = { agentId: agent.config.id, turnId, body, socket, signal: this.#signal };
+    const call = { agentId: agent.id, turnId, body, socket, signal: this.#signal };
     for await (const delta of this.#model.stream(call)) {
       answer.take(delta);
       if (delta.usage) addUsage(this.#usage, delta.usage);
@@ -228,21 +232,23 @@ class Turn {
 }
 
 /** The request body around the messages of this turn: everything that stays the same from step to step. */
-function bodyEnds(input: TurnInput, schemas: readonly object[], context: Context): { head: (string | Buffer)[]; tail: string } {
-  const { agent, request } = input;
-  const tools = [...schemas, ...request.clientTools.map(({ schema }) => schema)];
+function bodyEnds(
+  request: ChatRequest,
+  context: TurnContext,
+  history: Buffer | undefined,
+): { head: (string | Buffer)[]; tail: string } {
+  const tools = [...context.schemas, ...request.clientTools.map(({ schema }) => schema)];
   const settings = {
-    ...agent.config.sampling,
-    ...request.sampling,
+    ...mergeSampling(context.sampling, request.sampling),
     ...(tools.length > 0 ? { tools } : {}),
     ...(tools.length > 0 && request.toolChoice !== undefined ? { tool_choice: request.toolChoice } : {}),
     stream: true,
     stream_options: { include_usage: true },
   };
   const system = JSON.stringify({ role: 'system', content: context.system });
-  const head = `{"model":${JSON.stringify(agent.config.model)},"messages":[${system},`;
+  const head = `{"model":${JSON.stringify(context.model)},"messages":[${system},`;
   return {
-    head: context.history?.length ? [head, context.history, ','] : [head],
+    head: history?.length ? [head, history, ','] : [head],
     tail: `],${JSON.stringify(settings).slice(1)}`,
   };
 }

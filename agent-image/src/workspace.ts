@@ -1,6 +1,8 @@
-import { closeSync, constants, existsSync, fstatSync, lstatSync, mkdirSync, openSync, readSync } from 'node:fs';
-import { mkdir, readFile, rename, rm, unlink, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { randomUUID } from 'node:crypto';
+import { closeSync, constants, existsSync, fstatSync, lstatSync, openSync, readSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { Folder, within } from './files/folder.js';
 import { errorCode, type Log } from './log.js';
 
 /** Files whose text is part of every prompt, in this order. */
@@ -16,6 +18,9 @@ export interface PromptFile {
   cutFrom?: number;
 }
 
+/** What stands for the day of a turn in a file that Berth owns. */
+const DATE = /\{\{\s*date\s*\}\}/g;
+
 /**
  * The folder that an agent works in, and the files of it that Berth owns. The agent may change those too, but the next turn puts
  * them back; everything else in the folder is the agent's own.
@@ -24,7 +29,10 @@ export class Workspace {
   readonly dir: string;
   readonly home: string;
   readonly #log: Log;
-  #owned: Map<string, string> = new Map();
+  #owned: ReadonlyMap<string, string> = new Map();
+  /** The owned files as they are on `#day`. */
+  #onDay: ReadonlyMap<string, string> = new Map();
+  #day = '';
 
   constructor(dir: string, home: string, log: Log) {
     this.dir = dir;
@@ -33,27 +41,33 @@ export class Workspace {
   }
 
   /** Makes the folder, takes over the files Berth owns now and removes those of `ownedBefore` it owns no more. */
-  async own(files: Map<string, string>, ownedBefore: Iterable<string>): Promise<void> {
-    await mkdir(this.dir, { recursive: true });
-    await mkdir(this.home, { recursive: true });
-    for (const path of ownedBefore) if (!files.has(path)) await this.#remove(path);
+  async own(
+    { files, seeds }: { files: ReadonlyMap<string, string>; seeds: ReadonlyMap<string, string> },
+    ownedBefore: Iterable<string>,
+    today: string,
+  ): Promise<void> {
+    await this.#makeFolders();
+    for (const path of ownedBefore) if (!files.has(path) && !seeds.has(path)) this.#remove(path);
     this.#owned = files;
-    for (const [path, text] of files) await this.#write(path, text);
+    this.#day = '';
+    for (const [path, text] of this.#filesOn(today)) await this.#write(path, text, 'replace');
+    for (const [path, text] of seeds) if (!files.has(path)) await this.#write(path, text.replaceAll(DATE, today), 'only-new');
   }
 
   /** Puts back what the agent changed of Berth's files, and the folder itself. */
-  async restore(): Promise<void> {
-    if (!existsSync(this.dir)) mkdirSync(this.dir, { recursive: true });
-    for (const [path, text] of this.#owned)
-      if (readText(join(this.dir, path), text.length * 4 + 4)?.text !== text) await this.#write(path, text);
+  async restore(today: string): Promise<void> {
+    if (!existsSync(this.dir)) await this.#makeFolders();
+    for (const [path, text] of this.#filesOn(today))
+      if (readText(join(this.dir, path), text.length * 4 + 4)?.text !== text) await this.#write(path, text, 'replace');
   }
 
   /** The prompt files that exist, each and all of them together within their caps. */
-  promptFiles(): PromptFile[] {
+  promptFiles(today: string): PromptFile[] {
+    const owned = this.#filesOn(today);
     const files: PromptFile[] = [];
     let room = MOST_CHARS_IN_ALL;
     for (const path of PROMPT_FILES) {
-      const read = this.#read(path);
+      const read = withLength(owned.get(path)) ?? readText(join(this.dir, path), MOST_CHARS_A_FILE * 4);
       if (read === undefined || read.text.trim() === '') continue;
       const text = read.text.slice(0, Math.min(MOST_CHARS_A_FILE, room));
       room -= text.length;
@@ -62,31 +76,108 @@ export class Workspace {
     return files;
   }
 
-  #read(path: string): { text: string; length: number } | undefined {
-    const owned = this.#owned.get(path);
-    if (owned !== undefined) return { text: owned, length: owned.length };
-    return readText(join(this.dir, path), MOST_CHARS_A_FILE * 4);
-  }
-
-  async #write(path: string, text: string): Promise<void> {
-    const target = join(this.dir, path);
-    const made = join(dirname(target), `.berth-${process.pid}.tmp`);
+  /** Opens the folder itself. It is made where it is missing or where something else stands in its place. */
+  open(): Folder {
+    const parent = Folder.open(dirname(this.dir));
     try {
-      await mkdir(dirname(target), { recursive: true });
-      await rm(made, { force: true });
-      // By rename, so that a link or a pipe that a shell put there is replaced and never written through.
-      await writeFile(made, text, { flag: 'wx' });
-      await rename(made, target);
-    } catch (error) {
-      // The prompt is made from memory, so a full disk or a folder in the file's place does not stop the agent.
-      this.#log.warn('workspace file not written', { file: path, code: errorCode(error) });
-      await rm(made, { force: true }).catch(() => undefined);
+      return enterOrReplace(parent, basename(this.dir));
+    } finally {
+      parent.close();
     }
   }
 
-  async #remove(path: string): Promise<void> {
-    await unlink(join(this.dir, path)).catch(() => undefined);
+  async #makeFolders(): Promise<void> {
+    await mkdir(dirname(this.dir), { recursive: true });
+    await mkdir(this.home, { recursive: true });
+    this.open().close();
   }
+
+  #filesOn(today: string): ReadonlyMap<string, string> {
+    if (this.#day !== today) {
+      this.#onDay = new Map([...this.#owned].map(([path, text]) => [path, text.replaceAll(DATE, today)]));
+      this.#day = today;
+    }
+    return this.#onDay;
+  }
+
+  async #write(path: string, text: string, mode: 'replace' | 'only-new'): Promise<void> {
+    try {
+      const { folder, name } = this.#placeOf(path, enterOrReplace);
+      await within(folder, () => writeByRename(folder, name, text, mode));
+    } catch (error) {
+      // The prompt is made from memory, so a full disk or a folder in the file's place does not stop the agent.
+      this.#log.warn('workspace file not written', { file: path, code: errorCode(error) });
+    }
+  }
+
+  #remove(path: string): void {
+    try {
+      const { folder, name } = this.#placeOf(path, (parent, segment) => parent.enter(segment));
+      try {
+        folder.removeFile(name);
+      } finally {
+        folder.close();
+      }
+    } catch (error) {
+      // Where the agent has moved it or put something else there, nothing of Berth's is left to remove.
+      if (!GONE.has(errorCode(error))) this.#log.warn('workspace file not removed', { file: path, code: errorCode(error) });
+    }
+  }
+
+  /** The folder that a file of Berth's belongs into, and its name there. */
+  #placeOf(path: string, enter: (parent: Folder, name: string) => Folder): { folder: Folder; name: string } {
+    const segments = path.split('/').filter((segment) => segment !== '' && segment !== '.');
+    const name = segments.pop() ?? '';
+    let folder = this.open();
+    for (const segment of segments) {
+      const above = folder;
+      try {
+        folder = enter(above, segment);
+      } finally {
+        above.close();
+      }
+    }
+    return { folder, name };
+  }
+}
+
+const GONE = new Set(['ENOENT', 'ENOTDIR', 'ELOOP', 'EISDIR']);
+
+/**
+ * Opens a folder for Berth to write into, made where it is not. A link, or whatever else an agent has put there, goes: following it
+ * would let the agent choose where Berth writes.
+ */
+export function enterOrReplace(parent: Folder, name: string): Folder {
+  try {
+    return parent.enterOrMake(name);
+  } catch (error) {
+    const code = errorCode(error);
+    if (code !== 'ENOTDIR' && code !== 'ELOOP') throw error;
+    parent.removeFile(name);
+    return parent.enterOrMake(name);
+  }
+}
+
+/** By rename, so that a link or a pipe that a shell put there is replaced and never written through. */
+export async function writeByRename(folder: Folder, name: string, text: string, mode: 'replace' | 'only-new'): Promise<void> {
+  if (mode === 'only-new' && folder.stat(name)) return;
+  const made = `.berth-${randomUUID()}.tmp`;
+  const file = await folder.openNew(made);
+  try {
+    await file.writeFile(text);
+    await file.chmod(0o644);
+    if (mode === 'replace') folder.move(made, folder, name);
+    else folder.moveFileToNew(made, folder, name);
+  } catch (error) {
+    folder.removeFile(made);
+    if (mode === 'replace' || errorCode(error) !== 'EEXIST') throw error;
+  } finally {
+    await file.close();
+  }
+}
+
+function withLength(text: string | undefined): { text: string; length: number } | undefined {
+  return text === undefined ? undefined : { text, length: text.length };
 }
 
 /** A regular file's text, at most `mostBytes` of it, and its length. Sync: it is a few microseconds at the head of every turn. */
@@ -111,26 +202,4 @@ function readText(path: string, mostBytes: number): { text: string; length: numb
   } finally {
     closeSync(fd);
   }
-}
-
-/** What is known of an agent that was here before: written beside its conversations, outside its workspace. */
-export interface Marker {
-  incarnation: string;
-  owned: string[];
-}
-
-export async function readMarker(path: string): Promise<Marker | undefined> {
-  try {
-    const marker = JSON.parse(await readFile(path, 'utf8')) as Partial<Marker>;
-    if (typeof marker.incarnation !== 'string' || !Array.isArray(marker.owned)) return undefined;
-    return { incarnation: marker.incarnation, owned: marker.owned.filter((name) => typeof name === 'string') };
-  } catch {
-    return undefined;
-  }
-}
-
-export async function writeMarker(path: string, marker: Marker): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
-  await writeFile(`${path}.tmp`, JSON.stringify(marker));
-  await rename(`${path}.tmp`, path);
 }

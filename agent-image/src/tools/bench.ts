@@ -1,7 +1,7 @@
-import type { Agent } from '../roster.js';
+import type { Agent } from '../agent.js';
 import type { ToolCall } from '../answer.js';
 import type { TurnOutput } from '../turn.js';
-import { ToolError, middleOut, toolSchema, type Tool, type ToolContext, type ToolResult } from './tool.js';
+import { ToolError, middleOut, type Tool, type ToolContext, type ToolResult } from './tool.js';
 
 /** Calls run side by side at most; each may be a shell, and the number of processes is bounded. */
 const AT_ONCE = 8;
@@ -11,12 +11,10 @@ const MOST_CALLS = 64;
 export class ToolBench {
   readonly #tools: Map<string, Tool>;
   readonly #context: ToolContext;
-  readonly schemas: readonly object[];
 
   constructor(tools: readonly Tool[], agent: Agent, signal: AbortSignal) {
     this.#tools = new Map(tools.map((tool) => [tool.name, tool]));
-    this.#context = { workspace: agent.workspace, agentId: agent.config.id, signal };
-    this.schemas = tools.map(toolSchema);
+    this.#context = { workspace: agent.workspace, agentId: agent.id, variables: () => agent.variables, signal };
   }
 
   /** Runs the calls side by side; their results in the order of the calls. Never rejects; settles only when

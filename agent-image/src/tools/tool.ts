@@ -4,6 +4,8 @@ import type { Workspace } from '../workspace.js';
 export interface ToolContext {
   workspace: Workspace;
   agentId: string;
+  /** The agent's own environment, secrets among it, as it is now: asked anew by each command. */
+  variables: () => ReadonlyMap<string, string>;
   /** Aborts with the turn. A tool stops at once then and leaves nothing running. */
   signal: AbortSignal;
 }
@@ -23,6 +25,16 @@ export interface ToolResult {
   /** What the model reads. */
   text: string;
 }
+
+/** Names that nothing else may have, also where the environment says that a tool is left out. */
+export const BUILT_IN_TOOLS: ReadonlySet<string> = new Set([
+  'read_file',
+  'write_file',
+  'edit_file',
+  'list_files',
+  'shell',
+  'fetch_url',
+]);
 
 /** A failure in words for the model. */
 export class ToolError extends Error {
