@@ -4,7 +4,7 @@ import { appendEvent } from '../../events/outbox.js';
 import type { InstanceAgent } from '../../gateway/instance-config.js';
 import { actorOf, type Caller } from '../../lib/caller.js';
 import { AppError, type FieldError } from '../../lib/errors.js';
-import type { PluginsOptions } from './plugins.js';
+import type { PluginDocument, PluginsOptions } from './plugins.js';
 import type { AgentPluginsAnswer } from './plugins.schema.js';
 import * as store from './plugins.store.js';
 import { resolvePlugins } from './resolve.js';
@@ -58,6 +58,21 @@ export class Assignments {
     return new Map(
       resolved.map(({ id, commands, skills }) => [id, { commands, skills: skills.flatMap((name) => known?.get(name) ?? []) }]),
     );
+  }
+
+  async documents(userId: string, agentId: string): Promise<PluginDocument[]> {
+    const { db, skillsNamed } = this.#options;
+    const rows = (await store.assignedPlugins(db, userId, [agentId])).filter(({ enabled }) => enabled);
+    const { commands, tools, skills } = resolvePlugins(rows);
+    const known = skills.length === 0 ? undefined : await skillsNamed(db, userId, skills);
+    return rows.map((row) => ({
+      id: row.id,
+      name: row.name,
+      version: row.version,
+      description: row.description,
+      tools: commands.filter((_, i) => tools[i]?.plugin_id === row.id),
+      skills: row.skills.flatMap((name) => known?.get(name) ?? []),
+    }));
   }
 
   async #answer(db: Kysely<Schema>, userId: string, agentId: string): Promise<AgentPluginsAnswer> {

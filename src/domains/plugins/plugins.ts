@@ -2,7 +2,7 @@ import type { Kysely, Transaction } from 'kysely';
 import { isUniqueViolation } from '../../db/errors.js';
 import type { Schema } from '../../db/schema.js';
 import { appendEvent } from '../../events/outbox.js';
-import type { InstanceAgent, InstanceSkill } from '../../gateway/instance-config.js';
+import type { CommandTool, InstanceAgent, InstanceSkill } from '../../gateway/instance-config.js';
 import { actorOf, type Caller } from '../../lib/caller.js';
 import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
@@ -19,6 +19,16 @@ export interface PluginsOptions {
   db: Kysely<Schema>;
   agents: Agents;
   skillsNamed: SkillsNamed;
+}
+
+/** What an agent has of one plugin, to be read. */
+export interface PluginDocument {
+  id: string;
+  name: string;
+  version: string;
+  description: string | null;
+  tools: CommandTool[];
+  skills: InstanceSkill[];
 }
 
 /** Whose plugins are meant: a user's, or with null the installation's, which every user sees and only an admin changes. */
@@ -122,6 +132,11 @@ export class Plugins {
   /** Replaces the agent's plugins; the order is the priority. */
   assign(userId: string, agent: string, plugins: string[], caller: Caller, requestId: string): Promise<AgentPluginsAnswer> {
     return this.#assignments.replace(userId, agent, plugins, caller, requestId);
+  }
+
+  /** What an agent has of each of its plugins; those that are disabled are left out. */
+  documents(userId: string, agentId: string): Promise<PluginDocument[]> {
+    return this.#assignments.documents(userId, agentId);
   }
 
   /** What the gateway of these agents must be told of their plugins. */
