@@ -106,7 +106,7 @@ function countOf(value: unknown): number | undefined {
 /** A 416 says how long the file is. */
 function notThatLong(contentRange: string | undefined): AppError {
   const isSane = contentRange !== undefined && /^bytes \*\/\d{1,16}$/.test(contentRange);
-  const headers = isSane ? { 'Content-Range': contentRange } : {};
+  const headers: Record<string, string> = isSane ? { 'Content-Range': contentRange } : {};
   return new AppError('range_not_satisfiable', 'the file ends before that range begins', { headers });
 }
 
@@ -131,7 +131,8 @@ export function openedFile({ status, headers }: LinkResponse, method: 'GET' | 'H
   return { ...opened, lengthBytes, contentRange };
 }
 
-function listedFile(entry: unknown): ListedFile {
+/** One entry of a folder, checked. */
+export function listedFile(entry: unknown): ListedFile {
   if (typeof entry !== 'object' || entry === null) throw notUnderstood();
   const { path, kind, size, modified, etag } = entry as Record<string, unknown>;
   if (typeof path !== 'string' || typeof kind !== 'string' || !KINDS.includes(kind)) throw notUnderstood();

@@ -6,6 +6,7 @@ import type { Link, LinkRequest, LinkResponse } from '../link/link.js';
 import {
   countsIn,
   type ListedFile,
+  listedFile,
   listingIn,
   objectIn,
   type OpenedFile,
@@ -85,7 +86,7 @@ export class FilesClient {
     signal: AbortSignal,
   ): Promise<WrittenFile> {
     const response = await this.#send(place, `files/${encoded(path)}`, upload, guard, signal);
-    if (response.status !== 200 && response.status !== 201) throw await refusal(response);
+    if (!isDone(response)) throw await refusal(response);
     return writtenFile(response.status, await this.#object(response));
   }
 
@@ -114,12 +115,21 @@ export class FilesClient {
     return listingIn(await this.#object(response, LIST_LIMIT_BYTES), limit);
   }
 
-  async move(place: FilesPlace, move: { from: string; to: string; overwrite: boolean }, signal: AbortSignal): Promise<void> {
-    await this.#done(await this.#ask(place, 'POST', 'move', jsonOf(move), signal));
+  /** Answers what is at the new place. */
+  async move(
+    place: FilesPlace,
+    move: { from: string; to: string; overwrite: boolean },
+    signal: AbortSignal,
+  ): Promise<ListedFile> {
+    const response = await this.#ask(place, 'POST', 'move', jsonOf(move), signal);
+    if (!isDone(response)) throw await refusal(response);
+    return listedFile(await this.#object(response));
   }
 
-  async makeFolder(place: FilesPlace, path: string, signal: AbortSignal): Promise<void> {
-    await this.#done(await this.#ask(place, 'POST', 'folder', jsonOf({ path }), signal));
+  async makeFolder(place: FilesPlace, path: string, signal: AbortSignal): Promise<ListedFile & { isNew: boolean }> {
+    const response = await this.#ask(place, 'POST', 'folder', jsonOf({ path }), signal);
+    if (!isDone(response)) throw await refusal(response);
+    return { ...listedFile(await this.#object(response)), isNew: response.status === 201 };
   }
 
   /** A folder as an archive, packed as it is read. One that cannot be finished ends in an error. */
@@ -138,7 +148,7 @@ export class FilesClient {
     signal: AbortSignal,
   ): Promise<{ files: number; bytes: number }> {
     const response = await this.#send(place, `archive?${archiveQuery(path, format)}`, upload, {}, signal);
-    if (response.status !== 200 && response.status !== 201) throw await refusal(response);
+    if (!isDone(response)) throw await refusal(response);
     return countsIn(await this.#object(response));
   }
 
@@ -183,7 +193,7 @@ export class FilesClient {
   }
 
   async #done(response: LinkResponse, aboutFolder?: string): Promise<void> {
-    if (response.status < 200 || response.status > 299) throw await refusal(response, aboutFolder);
+    if (!isDone(response)) throw await refusal(response, aboutFolder);
     await readCapped(response.body, this.#times.stallMs);
   }
 
@@ -244,6 +254,10 @@ class UploadWatch {
       this.#abort.abort(new AppError('timeout', `the agent's container took nothing of the upload for ${stallMs / 1000} s`));
     }
   }
+}
+
+function isDone({ status }: LinkResponse): boolean {
+  return status >= 200 && status <= 299;
 }
 
 function encoded(path: string): string {

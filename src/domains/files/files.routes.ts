@@ -177,13 +177,12 @@ export function filesRoutes(files: Files) {
       tags,
       summary: 'Move or rename a file or folder',
       request: { params: AgentParams, body: jsonBody(MoveFile) },
-      responses: { 200: json('It is there now.', MoveFile.omit({ overwrite: true })) },
+      responses: { 200: json('What is at the new place.', FileEntry) },
     }),
     async (c) => {
       const { from, to, overwrite = false } = c.req.valid('json');
       const move = { from: filePath(from, 'from'), to: filePath(to, 'to') };
-      await files.move(ofRequest(c, c.req.valid('param').agent), { ...move, overwrite });
-      return c.json(move, 200);
+      return c.json(await files.move(ofRequest(c, c.req.valid('param').agent), { ...move, overwrite }), 200);
     },
   );
 
@@ -196,12 +195,12 @@ export function filesRoutes(files: Files) {
       tags,
       summary: 'Make a folder, and those above it',
       request: { params: AgentParams, body: jsonBody(MakeFolder) },
-      responses: { 200: json('It is there now.', MakeFolder) },
+      responses: { 200: json('It was there.', FileEntry), 201: json('It is new.', FileEntry) },
     }),
     async (c) => {
       const path = filePath(c.req.valid('json').path, 'path');
-      await files.makeFolder(ofRequest(c, c.req.valid('param').agent), path);
-      return c.json({ path }, 200);
+      const { isNew, ...entry } = await files.makeFolder(ofRequest(c, c.req.valid('param').agent), path);
+      return c.json(entry, isNew ? 201 : 200);
     },
   );
 

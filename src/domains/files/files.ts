@@ -79,11 +79,11 @@ export class Files {
     return { data: entries, pagination: { next_cursor: nextCursor, has_more: nextCursor !== null, total: null } };
   }
 
-  move(of: FilesOf, move: { from: string; to: string; overwrite: boolean }): Promise<void> {
+  move(of: FilesOf, move: { from: string; to: string; overwrite: boolean }): Promise<ListedFile> {
     return this.#at(of, (place) => this.#options.client.move(place, move, of.signal));
   }
 
-  makeFolder(of: FilesOf, path: string): Promise<void> {
+  makeFolder(of: FilesOf, path: string): Promise<ListedFile & { isNew: boolean }> {
     return this.#at(of, (place) => this.#options.client.makeFolder(place, path, of.signal));
   }
 
