@@ -274,6 +274,7 @@ describe.each(databaseKinds)('templates on %s', (database) => {
       const second = await put(VARIABLES, { tone: 'calm', team: null });
       expect(second.json).toMatchObject({ variables: { tone: 'calm' }, version: 2, unknown_variables: ['team', 'user.nmae'] });
       expect((await get(VARIABLES)).json).toEqual(second.json);
+      expect((await put(VARIABLES, { tone: 'calm', nobody: null })).json).toEqual(second.json);
       expect(soul(await get(of('manager'))).rendered).toBe('Of {{team}}, calm, {{user.nmae}}.');
     });
 

@@ -7,6 +7,7 @@ interface Schema {
   $ref?: string;
   type?: string | string[];
   properties?: Record<string, Schema>;
+  additionalProperties?: Schema | boolean;
   required?: string[];
   items?: Schema;
   enum?: unknown[];
@@ -181,7 +182,9 @@ describe('a body that is not what it should be', () => {
   });
 
   test('of another type altogether', async () => {
-    await everywhere(() => ['null', 'true', '0', `"${CANARY}"`, '[null]', '[[]]', '[1]', '{"agents":null}'], {
+    // Where names are the caller's own, one may be `agents`, and null takes it away.
+    const named = ({ schema }: { schema: Schema }) => (schema.additionalProperties ? [] : ['{"agents":null}']);
+    await everywhere((route) => ['null', 'true', '0', `"${CANARY}"`, '[null]', '[[]]', '[1]', ...named(route)], {
       statuses: [400],
       field: /./,
     });

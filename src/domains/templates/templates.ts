@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import { appendEvent } from '../../events/outbox.js';
@@ -13,7 +14,7 @@ import { deliver, type Delivery, heartbeat } from './delivery.js';
 import { TEMPLATE_FILES, type TemplateFile } from './files.js';
 import { History, HISTORY_ROW_BYTES } from './history.js';
 import { Layers } from './layers.js';
-import { render, withDate } from './render.js';
+import { withDate } from './render.js';
 import type {
   AgentTemplatesAnswer,
   DiffAnswer,
@@ -25,6 +26,7 @@ import type {
   WriteVariables,
 } from './templates.schema.js';
 import * as store from './templates.store.js';
+import { merged, variablesAnswer } from './variables.js';
 
 export interface TemplatesOptions {
   db: Kysely<Schema>;
@@ -42,13 +44,11 @@ export interface Writing {
 /** Whose templates: an agent's, by name or id, or the user's defaults. */
 export type Scope = string | undefined;
 
-const MOST_VARIABLES = 100;
-
 /** The user as it stands in a transaction that changes it. */
 interface Before {
   layers: Layers;
   agents: AgentRow[];
-  variablesVersion: number;
+  variables: { version: number; at: Date | null };
 }
 
 /** The texts that shape agents, in layers, with their variables and their history. */
@@ -138,15 +138,18 @@ export class Templates {
   async variables(userId: string): Promise<VariablesAnswer> {
     const owner = await this.#owner(this.#db, userId);
     const layers = new Layers(ownerOf(owner), await store.readCurrent(this.#db, userId, undefined));
-    return variablesAnswer(layers, owner.variables_version ?? 0, owner.variables_updated_at);
+    return variablesAnswer(layers, { version: owner.variables_version ?? 0, at: owner.variables_updated_at });
   }
 
   /** Merges values; in the next turn of every agent. */
   async writeVariables(userId: string, wish: WriteVariables, writing: Writing): Promise<VariablesAnswer> {
     const { answer, touched } = await this.#db.transaction().execute(async (trx) => {
       const before = await this.#before(trx, userId);
-      checkGuard(writing.guard, before.variablesVersion, 'variables');
+      checkGuard(writing.guard, before.variables.version, 'variables');
       const variables = merged(before.layers.owner.variables, wish);
+      if (isDeepStrictEqual(variables, before.layers.owner.variables)) {
+        return { answer: variablesAnswer(before.layers, before.variables), touched: [] };
+      }
       const layers = before.layers.copy(variables);
       checkDefaults(layers);
       checkCaps(layers, before.agents);
@@ -159,7 +162,7 @@ export class Templates {
         requestId: writing.requestId,
         payload: { names: Object.keys(wish) },
       });
-      return { answer: variablesAnswer(layers, version, updated_at), touched: deploymentIds };
+      return { answer: variablesAnswer(layers, { version, at: updated_at }), touched: deploymentIds };
     });
     this.#agents.announce(touched);
     return answer;
@@ -260,7 +263,8 @@ export class Templates {
     const owner = await this.#owner(trx, userId);
     const agents = await store.readAgents(trx, userId);
     const rows = await store.readCurrent(trx, userId, undefined);
-    return { layers: new Layers(ownerOf(owner), rows), agents, variablesVersion: owner.variables_version ?? 0 };
+    const variables = { version: owner.variables_version ?? 0, at: owner.variables_updated_at };
+    return { layers: new Layers(ownerOf(owner), rows), agents, variables };
   }
 
   async #read(db: Kysely<Schema>, userId: string, agentIds: string[]): Promise<Layers> {
@@ -308,27 +312,6 @@ function checkGuard(guard: number | undefined, version: number, what: string): v
   throw new AppError('precondition_failed', `the ${what} have changed since that version`);
 }
 
-function merged(variables: Record<string, string>, wish: WriteVariables): Record<string, string> {
-  const all = new Map(Object.entries(variables));
-  for (const [name, value] of Object.entries(wish)) {
-    if (value === null) all.delete(name);
-    else all.set(name, value);
-  }
-  if (all.size <= MOST_VARIABLES) return Object.fromEntries(all);
-  throw new AppError('limit_exceeded', `a user may have ${MOST_VARIABLES} variables; these would be ${all.size}`);
-}
-
 function ownerOf({ id, name, variables }: { id: string; name: string; variables: Record<string, string> | null }) {
   return { id, name, variables: variables ?? {} };
-}
-
-function variablesAnswer(layers: Layers, version: number, updatedAt: Date | null): VariablesAnswer {
-  const values = layers.values({ id: '', name: '' });
-  const unknown = new Set(layers.written().flatMap((text) => render(text, values).unknown));
-  return {
-    variables: layers.owner.variables,
-    version,
-    updated_at: updatedAt?.toISOString() ?? null,
-    unknown_variables: [...unknown],
-  };
 }
