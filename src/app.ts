@@ -144,7 +144,7 @@ export function createApp(options: AppOptions): App {
   const erasers = [chat, userSecrets, templates, plugins, skills, traffic, usage, new Outbox()];
   const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers });
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
-  const logs = new Logs({ db, bus, runtime });
+  const logs = new Logs({ db, bus, runtime, secrets: userSecrets });
   const health = new Health({ db, runtime });
   const metrics = new HttpMetrics(undefined, { process: true });
 

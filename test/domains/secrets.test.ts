@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { readEvents } from '../../src/events/outbox.js';
 import { startApp, type Answer, type TestApp } from '../support/app.js';
 import { databaseKinds } from '../support/database.js';
+import { EventReader } from '../support/event-reader.js';
 import { until } from '../support/until.js';
 
 type User = { id: string; key: string };
@@ -264,6 +265,38 @@ describe.each(databaseKinds)('secrets on %s', (kind) => {
     expect(await list(user)).toMatchObject([{ name: 'A', readable: false }]);
     expect((await put(user, { B: 'x' })).json).toMatchObject({ code: 'unprocessable' });
     expect((await app.get('/api/v1/secrets/public-key', user.key)).status).toBe(422);
+  });
+
+  test('are taken out of the logs, and a new one within a second of a follow', async () => {
+    const user = await app.user();
+    const agent = await app.agent(user, 'a');
+    await app.ready(user);
+    await put(user, { DB: 'hunter2/hunter2' });
+    await isTold(agent.id, user, { DB: 'hunter2/hunter2' });
+    const [instance] = [...app.engine.instances.values()].filter(({ spec }) => spec.userId === user.id);
+    const print = (text: string) => app.gateways.programs.get(instance!.spec.instanceId)!.log('stdout', text);
+    print('plain hunter2/hunter2, url hunter2%2Fhunter2, password=hunter2/hunter2');
+    print(
+      JSON.stringify({
+        msg: Buffer.from('hunter2/hunter2').toString('base64'),
+        level: 'hunter2/hunter2',
+        agent: 'hunter2/hunter2',
+      }),
+    );
+    const said = await app.get('/api/v1/logs?tail=2', user.key);
+    expect(said.text).not.toMatch(/hunter2|aHVudGVyM/);
+    expect(said.json.data[0].message).toBe('plain [secret DB], url [secret DB], password=[secret DB]');
+    const reader = await EventReader.open(`${app.url}/api/v1/logs?follow=true&tail=0`, { method: 'GET', key: user.key });
+    await put(user, { LATER: 'added-during-the-follow' });
+    await until(
+      () => {
+        print('added-during-the-follow');
+        return reader.events.some(({ data }) => data.message === '[secret LATER]');
+      },
+      'the new secret to be hidden',
+      2_000,
+    );
+    reader.hangUp();
   });
 
   test('go with their agent, and with their user', async () => {

@@ -5,6 +5,7 @@ import { joinSignals } from '../../lib/joined-signal.js';
 import type { LogLine as RuntimeLine } from '../../runtime/runtime.js';
 import { lineOf, Mark } from './line.js';
 import type { LogLine } from './logs.schema.js';
+import type { Redact } from './redact.js';
 
 /** An instance whose lines are wanted. */
 export interface Source {
@@ -24,6 +25,8 @@ export interface FollowerOptions {
   /** The instances to follow as of now; undefined when there will never be any again. */
   sources: () => Promise<Source[] | undefined>;
   open: (instance: string, sinceMs: number | undefined, signal: AbortSignal) => AsyncIterable<RuntimeLine>;
+  /** Takes the tenant's secrets out of a line, as they are when it comes. */
+  hide: Redact;
   wanted: (line: LogLine) => boolean;
   reader: LogReader;
 }
@@ -88,7 +91,7 @@ export class Follower {
     try {
       for await (const raw of this.#options.open(instance, mark.sinceMs, signal)) {
         if (!isNew(raw)) continue;
-        const line = lineOf(raw, deploymentId);
+        const line = lineOf(raw, deploymentId, this.#options.hide);
         if (this.#options.wanted(line)) await this.#send((reader) => reader.line(line));
         this.#isWaiting = false;
       }

@@ -1,27 +1,27 @@
 import type { LogLine as RuntimeLine } from '../../runtime/runtime.js';
 import type { LogLine } from './logs.schema.js';
-import { redact } from './redact.js';
+import { type Redact, redact } from './redact.js';
 
 const LINE_LIMIT_CHARS = 16_384;
 const FIELD_LIMIT_CHARS = 100;
 
-/** The gateway's JSON lines are taken apart; whatever else is printed is a message as it is. */
-export function lineOf(raw: RuntimeLine, deploymentId: string): LogLine {
+/** The gateway's JSON lines are taken apart; whatever else is printed is a message as it is. `hide` takes the tenant's own secrets out. */
+export function lineOf(raw: RuntimeLine, deploymentId: string, hide: Redact = (text) => text): LogLine {
   const fields = parseJson(raw.text);
   const text = typeof fields?.['msg'] === 'string' ? messageWithFields(fields) : raw.text;
   return {
     time: raw.time,
     stream: raw.stream,
-    level: shortText(fields?.['level']),
-    agent: shortText(fields?.['agent']),
+    level: shortText(fields?.['level'], hide),
+    agent: shortText(fields?.['agent'], hide),
     deployment_id: deploymentId,
     // Redacted before it is cut: half a key is no key to the patterns.
-    message: redact(text.slice(0, LINE_LIMIT_CHARS + 1_000)).slice(0, LINE_LIMIT_CHARS),
+    message: redact(hide(text.slice(0, LINE_LIMIT_CHARS + 1_000))).slice(0, LINE_LIMIT_CHARS),
   };
 }
 
-function shortText(value: unknown): string | null {
-  return typeof value === 'string' ? value.slice(0, FIELD_LIMIT_CHARS) : null;
+function shortText(value: unknown, hide: Redact): string | null {
+  return typeof value === 'string' ? hide(value.slice(0, FIELD_LIMIT_CHARS + 1_000)).slice(0, FIELD_LIMIT_CHARS) : null;
 }
 
 function parseJson(text: string): Record<string, unknown> | undefined {

@@ -4,10 +4,12 @@ import type { Bus } from '../../events/bus.js';
 import { withDeadline } from '../../lib/deadline.js';
 import { AppError } from '../../lib/errors.js';
 import type { Runtime } from '../../runtime/runtime.js';
+import type { Secrets } from '../secrets/secrets.js';
 import { Follower, type LogReader, type Source } from './follower.js';
 import { LastLines, lineOf, Mark } from './line.js';
 import { type LogLine, MAX_TAIL } from './logs.schema.js';
 import * as store from './logs.store.js';
+import type { Redact } from './redact.js';
 
 export interface LogsWish {
   tail: number;
@@ -22,24 +24,41 @@ interface Read {
   marks: Map<string, Mark>;
 }
 
+/** Whose lines, and without what. */
+interface Shown {
+  agent: string | undefined;
+  hide: Redact;
+}
+
 const READ_TIMEOUT_MS = 10_000;
+
+export interface LogsOptions {
+  db: Kysely<Schema>;
+  bus: Bus;
+  runtime: Runtime;
+  /** Knows what of a user's must not be shown. */
+  secrets: Pick<Secrets, 'redactorFor'>;
+}
 
 /** What instances print, parsed and redacted, for as long as the engine keeps it. */
 export class Logs {
   readonly #db: Kysely<Schema>;
   readonly #bus: Bus;
   readonly #runtime: Runtime;
+  readonly #secrets: LogsOptions['secrets'];
 
-  constructor({ db, bus, runtime }: { db: Kysely<Schema>; bus: Bus; runtime: Runtime }) {
+  constructor({ db, bus, runtime, secrets }: LogsOptions) {
     this.#db = db;
     this.#bus = bus;
     this.#runtime = runtime;
+    this.#secrets = secrets;
   }
 
   /** The last lines of all of the user's instances, in the order of their times. */
   async read(userId: string, wish: LogsWish, signal: AbortSignal): Promise<LogLine[]> {
     const agent = await this.#agent(userId, wish.agent);
-    return (await this.#read(await this.#sources(userId, wish.agent), wish, agent, signal)).lines;
+    const hide = await this.#secrets.redactorFor(userId);
+    return (await this.#read(await this.#sources(userId, wish.agent), wish, { agent, hide }, signal)).lines;
   }
 
   /**
@@ -48,14 +67,20 @@ export class Logs {
    */
   async follow(userId: string, wish: LogsWish, signal: AbortSignal, reader: LogReader): Promise<void> {
     const agent = await this.#agent(userId, wish.agent);
-    const { lines, marks } = await this.#read(await this.#sources(userId, wish.agent), wish, agent, signal);
+    let hide = await this.#secrets.redactorFor(userId);
+    const { lines, marks } = await this.#read(await this.#sources(userId, wish.agent), wish, { agent, hide }, signal);
     for (const line of lines) {
       const sent = reader.line(line);
       if (sent) await sent;
     }
     const options = {
       bus: this.#bus,
-      sources: async () => ((await this.#exists(userId, wish.agent)) ? this.#sources(userId, wish.agent) : undefined),
+      sources: async () => {
+        // Looked at with the instances: at every change of a deployment, as a new secret makes it one, and every second.
+        hide = await this.#secrets.redactorFor(userId);
+        return (await this.#exists(userId, wish.agent)) ? this.#sources(userId, wish.agent) : undefined;
+      },
+      hide: (text: string) => hide(text),
       open: (instance: string, sinceMs: number | undefined, cut: AbortSignal) =>
         this.#runtime.logs(
           instance,
@@ -68,7 +93,7 @@ export class Logs {
     await new Follower(options, marks).run(signal);
   }
 
-  async #read(sources: Source[], wish: LogsWish, agent: string | undefined, signal: AbortSignal): Promise<Read> {
+  async #read(sources: Source[], wish: LogsWish, shown: Shown, signal: AbortSignal): Promise<Read> {
     const marks = new Map<string, Mark>();
     const lists = await withDeadline(
       'reading the logs',
@@ -78,7 +103,7 @@ export class Logs {
           sources.map((source) => {
             const mark = new Mark();
             marks.set(source.instance, mark);
-            return this.#readOne(source, wish, agent, mark, cut);
+            return this.#readOne(source, wish, shown, mark, cut);
           }),
         ),
       signal,
@@ -87,14 +112,14 @@ export class Logs {
     return { lines: wish.tail === 0 ? [] : lines.slice(-wish.tail), marks };
   }
 
-  async #readOne(source: Source, wish: LogsWish, agent: string | undefined, mark: Mark, signal: AbortSignal): Promise<LogLine[]> {
+  async #readOne(source: Source, wish: LogsWish, { agent, hide }: Shown, mark: Mark, signal: AbortSignal): Promise<LogLine[]> {
     const last = new LastLines(wish.tail);
     // One line at least is looked at, so that a follower knows where to go on. An engine counts its tail before it looks at streams.
     const tail = agent === undefined && wish.stream === undefined ? Math.max(1, wish.tail) : MAX_TAIL;
     try {
       for await (const raw of this.#runtime.logs(source.instance, { follow: false, tail, ...optional(wish) }, signal)) {
         mark.note(raw);
-        const line = lineOf(raw, source.deploymentId);
+        const line = lineOf(raw, source.deploymentId, hide);
         if (agent === undefined || line.agent === agent) last.add(line);
       }
     } catch (error) {

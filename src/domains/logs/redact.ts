@@ -1,3 +1,6 @@
+/** Takes out of a text what must not be shown. */
+export type Redact = (text: string) => string;
+
 /**
  * What looks like a credential, wherever it stands in a log line. The gateway logs no message content and no token; this is for what
  * an agent's own programs print. Tenants choose the text: each pattern takes time in proportion to its length, whatever it is.
@@ -12,7 +15,7 @@ const SECRETS: [RegExp, string][] = [
   [/(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*/g, '[redacted token]'],
   [/\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{12,}/gi, '$1 [redacted]'],
   [
-    /((?:password|passwd|secret|token|(?:api|access|private)[_-]?key)\\?["']?\s*[:=]\s*\\?["']?)[^\s"',;\\]{6,}/gi,
+    /((?:password|passwd|secret|token|(?:api|access|private)[_-]?key)\\?["']?\s*[:=]\s*\\?["']?)(?!\[secret )[^\s"',;\\]{6,}/gi,
     '$1[redacted]',
   ],
   [/(\/\/[^\s/:@]+:)[^\s/@]+@/g, '$1[redacted]@'],

@@ -13,15 +13,17 @@ const WINDOW = 16;
 /** The lines of a value, each by itself: a line of `}` is no secret. */
 const SHORTEST_LINE = 8;
 /** Forms beyond raw values are left out where a user has so much that looking for them would cost too much memory. */
-const MOST_WINDOWS = 400_000;
+const MOST_WINDOWS = 200_000;
+const PAUSE_EVERY = 5_000;
 const FLAG_BITS = 18;
 
 /**
  * Finds values of at least 6 characters, and their base64, URL-encoded and JSON-escaped forms, and puts `[secret NAME]` in their place. A line
  * takes time in proportion to its length, whatever the tenant made of secrets and text.
  */
-export function makeRedactor(secrets: Secret[]): Redact {
-  const windows = new Windows(secrets);
+export async function makeRedactor(secrets: Secret[]): Promise<Redact> {
+  const windows = new Windows();
+  await windows.fill(secrets);
   return windows.isEmpty ? (text) => text : (text) => windows.redact(text);
 }
 
@@ -34,15 +36,21 @@ class Windows {
   #lengths: number[] = [];
   #count = 0;
 
-  constructor(secrets: Secret[]) {
+  /** Lets other work in between: a tenant decides how much there is to do. */
+  async fill(secrets: Secret[]): Promise<void> {
+    const shortestFirst = secrets.toSorted((a, b) => a.value.length - b.value.length);
     const chars = secrets.reduce((sum, { value }) => sum + value.length, 0);
     const stride = chars > MOST_WINDOWS ? WINDOW / 2 : WINDOW / 4;
-    const byLength = secrets.toSorted((a, b) => a.value.length - b.value.length);
-    const names = new Map(byLength.map(({ name }) => [name, this.#names.push(name) - 1]));
-    for (const { name, value } of byLength) for (const form of plainForms(value)) this.#add(form, names.get(name) ?? 0, stride);
-    for (const { name, value } of byLength) {
-      if (this.#count > MOST_WINDOWS) break;
-      for (const form of otherForms(value)) this.#add(form, names.get(name) ?? 0, stride);
+    const names = new Map(shortestFirst.map(({ name }) => [name, this.#names.push(name) - 1]));
+    let paused = 0;
+    for (const formsOf of [plainForms, otherForms]) {
+      for (const { name, value } of shortestFirst) {
+        if (formsOf === otherForms && this.#count > MOST_WINDOWS) break;
+        for (const form of formsOf(value)) this.#add(form, names.get(name) ?? 0, stride);
+        if (this.#count - paused < PAUSE_EVERY) continue;
+        paused = this.#count;
+        await new Promise((resolve) => setImmediate(resolve));
+      }
     }
     this.#lengths = [...this.#byLength.keys()].toSorted((a, b) => b - a);
   }
