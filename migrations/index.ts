@@ -4,7 +4,9 @@ import * as templates from './0002_templates.js';
 import * as secrets from './0003_secrets.js';
 import * as skills from './0004_skills.js';
 import * as plugins from './0005_plugins.js';
+import * as configs from './0006_configs.js';
 import * as sleep from './0008_sleep.js';
+import * as idle from './0009_idle.js';
 
 /** Every migration in its order. One that has landed is never edited. */
 export const migrations: Record<string, Migration> = {
@@ -13,5 +15,7 @@ export const migrations: Record<string, Migration> = {
   '0003_secrets': secrets,
   '0004_skills': skills,
   '0005_plugins': plugins,
+  '0006_configs': configs,
   '0008_sleep': sleep,
+  '0009_idle': idle,
 };

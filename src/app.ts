@@ -13,6 +13,7 @@ import { Completions } from './domains/chat/completions.js';
 import { Context } from './domains/context/context.js';
 import { TokenCounter } from './domains/context/token-counter.js';
 import { Configs } from './domains/configs/configs.js';
+import { restJob, type RestJobOptions } from './domains/deployments/deployments.jobs.js';
 import { Deployments } from './domains/deployments/deployments.js';
 import { DeploymentWork } from './domains/deployments/work.js';
 import { Files } from './domains/files/files.js';
@@ -70,6 +71,8 @@ export interface AppOptions {
   gateway?: GatewayClientOptions['limits'];
   /** How long files may stand still, where it is not to be as usual: the times of the link's side, and the pace of clients. */
   files?: { times?: Partial<FileTimes>; bodyPace?: EdgeOptions['bodyPace'] };
+  /** When idle deployments rest, where it is not to be as usual. */
+  rest?: Pick<RestJobOptions, 'everyMs' | 'pausedS'>;
   /** Intervals of the reconciler, where they are not to be the usual ones. */
   reconciler?: Pick<ReconcilerOptions, 'passEveryMs' | 'sweepEveryMs' | 'concurrency' | 'clock'>;
 }
@@ -153,6 +156,7 @@ export function createApp(options: AppOptions): App {
     chat,
     completions,
     context,
+    configs,
     deployments,
     files,
     health,
@@ -208,7 +212,8 @@ export function createApp(options: AppOptions): App {
   const loops = [
     linkSync,
     erase,
-    ...[heartbeatJob(db, processId), usageJob(usage), settleTurnsJob(chat), pruneIdempotencyJob(idempotency), moveAgentsJob(moves), writeTrafficJob(traffic), pruneTrafficJob(traffic), recheckEgressJob(egress)].map(
+    ...[heartbeatJob(db, processId), usageJob(usage), settleTurnsJob(chat), pruneIdempotencyJob(idempotency), moveAgentsJob(moves),
+      restJob({ deployments, links, ...options.rest }), writeTrafficJob(traffic), pruneTrafficJob(traffic), recheckEgressJob(egress)].map(
       (job) => new Loop(job, log),
     ),
   ];

@@ -1,13 +1,15 @@
 import type { AgentsTable } from '../domains/agents/agents.table.js';
 import type { ApiKeysTable } from '../domains/api-keys/api-keys.table.js';
 import type { ConversationsTable, TurnsTable } from '../domains/chat/chat.table.js';
+import type { AgentConfigsTable } from '../domains/configs/configs.table.js';
 import type { DeploymentsTable, InstancesTable } from '../domains/deployments/deployments.table.js';
 import type { IdempotencyKeysTable } from '../domains/idempotency/idempotency.table.js';
 import type { InstallationTable, ProcessesTable } from '../domains/installation/installation.table.js';
 import type { AgentPluginsTable, PluginsTable } from '../domains/plugins/plugins.table.js';
-import type { TemplatesTable, TemplateVariablesTable } from '../domains/templates/templates.table.js';
 import type { AgentSkillsTable, SkillPackagesTable, SkillsTable, SkillVersionsTable } from '../domains/skills/skills.table.js';
+import type { TemplatesTable, TemplateVariablesTable } from '../domains/templates/templates.table.js';
 import type { SecretsTable, SecretStoresTable } from '../domains/secrets/secrets.table.js';
+import type { EgressTrafficTable } from '../domains/traffic/traffic.table.js';
 import type { TiersTable } from '../domains/tiers/tiers.table.js';
 import type { UsageMonthsTable, UsageTable } from '../domains/usage/usage.table.js';
 import type { DeletionsTable, UsersTable } from '../domains/users/users.table.js';
@@ -15,6 +17,7 @@ import type { EventCountersTable, EventsTable } from '../events/events.table.js'
 
 /** Every table, by name. One line a table; the columns are described in the domain that owns them. */
 export interface Schema {
+  agent_configs: AgentConfigsTable;
   agent_plugins: AgentPluginsTable;
   agent_skills: AgentSkillsTable;
   agents: AgentsTable;
@@ -22,6 +25,7 @@ export interface Schema {
   conversations: ConversationsTable;
   deletions: DeletionsTable;
   deployments: DeploymentsTable;
+  egress_traffic: EgressTrafficTable;
   event_counters: EventCountersTable;
   events: EventsTable;
   idempotency_keys: IdempotencyKeysTable;
@@ -29,11 +33,11 @@ export interface Schema {
   instances: InstancesTable;
   plugins: PluginsTable;
   processes: ProcessesTable;
-  template_variables: TemplateVariablesTable;
-  templates: TemplatesTable;
   skill_packages: SkillPackagesTable;
   skill_versions: SkillVersionsTable;
   skills: SkillsTable;
+  template_variables: TemplateVariablesTable;
+  templates: TemplatesTable;
   secret_stores: SecretStoresTable;
   secrets: SecretsTable;
   tiers: TiersTable;

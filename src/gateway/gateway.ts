@@ -25,6 +25,9 @@ const CONFIG_TIMEOUT_MS = 10_000;
 const PACKAGE_TIMEOUT_MS = 60_000;
 /** A gateway that goes on missing what it was sent is not asked for ever. */
 const PACKAGE_ROUNDS = 2;
+const ALIVE_TIMEOUT_MS = 1_000;
+/** An agent can ask for so much at a time. */
+const MOST_BUSY_S = 3_600;
 const PING_TIMEOUT_MS = 5_000;
 /** The gateway sends its headers before it asks the model, so this is the time a busy instance may take to begin. */
 const TURN_HEADERS_TIMEOUT_MS = 30_000;
@@ -72,6 +75,7 @@ export class GatewayClient {
       body: JSON.stringify(config),
       timeoutMs: CONFIG_TIMEOUT_MS,
       signal,
+      isUpkeep: true,
     });
     return { status: response.status, text: await readCapped(response.body, CONFIG_TIMEOUT_MS) };
   }
@@ -86,9 +90,36 @@ export class GatewayClient {
       body: Buffer.from(tar.buffer, tar.byteOffset, tar.byteLength),
       timeoutMs: PACKAGE_TIMEOUT_MS,
       signal,
+      isUpkeep: true,
     });
     const text = await readCapped(response.body, CONFIG_TIMEOUT_MS);
     if (response.status >= 300) throw new AppError('upstream_error', `the gateway refused a skill's files: ${messageIn(text)}`);
+  }
+
+  /** Whether the gateway answers at once, as after it was frozen. */
+  async isAlive(instanceId: string, signal: AbortSignal): Promise<boolean> {
+    try {
+      const response = await this.#upkeep(instanceId, '/healthz', signal);
+      await readCapped(response.body, ALIVE_TIMEOUT_MS);
+      return response.status === 200;
+    } catch {
+      return false;
+    }
+  }
+
+  /** How many seconds the instance must not be frozen or stopped: it works, or one of its agents asked for the time. 0 where it does not say. */
+  async busyFor(instanceId: string, signal: AbortSignal): Promise<number> {
+    try {
+      const response = await this.#upkeep(instanceId, '/berth/v1/activity', signal);
+      const text = await readCapped(response.body, ALIVE_TIMEOUT_MS);
+      return response.status === 200 ? busySecondsIn(text) : 0;
+    } catch {
+      return 0;
+    }
+  }
+
+  #upkeep(instanceId: string, path: string, signal: AbortSignal): Promise<LinkResponse> {
+    return this.#link(instanceId).request({ method: 'GET', path, timeoutMs: ALIVE_TIMEOUT_MS, signal, isUpkeep: true });
   }
 
   /** Asks the gateway whether it lives and serves that agent; answers the milliseconds that took. */
@@ -153,6 +184,16 @@ export function messageIn(text: string): string {
     // Not JSON: said below.
   }
   return 'its answer was not understood';
+}
+
+/** `{"busy_s": n}`, held to what is reasonable: the agent decides what its gateway says. */
+function busySecondsIn(text: string): number {
+  try {
+    const seconds = (JSON.parse(text) as { busy_s?: unknown } | null)?.busy_s;
+    return typeof seconds === 'number' && seconds > 0 ? Math.min(seconds, MOST_BUSY_S) : 0;
+  } catch {
+    return 0;
+  }
 }
 
 /** The version that a gateway says it has applied. */

@@ -39,6 +39,8 @@ export class LinkConnection implements Link {
   readonly #events: ConnectionEvents;
   readonly #session: ClientHttp2Session;
   readonly #streams = new Set<ClientHttp2Stream>();
+  #uses = 0;
+  #usedMs = performance.now();
   readonly #pieces: Bucket;
   readonly #cost = new CostMeter();
   #held: (() => void)[] = [];
@@ -76,6 +78,11 @@ export class LinkConnection implements Link {
     return this.#state !== 'up' || this.#session.closed || this.#session.destroyed;
   }
 
+  /** Whether somebody uses the instance: a request that is not upkeep is in flight, or was since then (by `performance.now()`). */
+  isInUse(sinceMs: number): boolean {
+    return this.#uses > 0 || this.#usedMs >= sinceMs;
+  }
+
   /** What the peer sent, and what it was entitled to: payload with its framing, and what Berth's own requests bring with them. */
   takeCost(): Cost {
     let waiting = 0;
@@ -90,6 +97,7 @@ export class LinkConnection implements Link {
       throw new AppError('unavailable', `the instance is busy with ${this.#streams.size} requests`, { retryAfterS: 1 });
     }
     const stream = this.#openStream(request);
+    if (!request.isUpkeep) this.#countUse(stream);
     this.#allowance += REQUEST_OVERHEAD_BYTES;
     let pieces = 0;
     return exchange(stream, request, {
@@ -145,6 +153,15 @@ export class LinkConnection implements Link {
       this.close(`no new stream: ${messageOf(error)}`);
       throw new NotSent('the link to the instance is down', { cause: error });
     }
+  }
+
+  #countUse(stream: ClientHttp2Stream): void {
+    this.#uses += 1;
+    this.#usedMs = performance.now();
+    stream.once('close', () => {
+      this.#uses -= 1;
+      this.#usedMs = performance.now();
+    });
   }
 
   #onStreamClose(stream: ClientHttp2Stream): void {

@@ -7,6 +7,7 @@ import { Bucket } from './bucket.js';
 import { checkHostHeader, type ForwardTarget, forwardRequest, parseAbsoluteForm } from './forward.js';
 import type { LinkIdentity } from './link.js';
 import type { Egress } from './listener.js';
+import { type LiveConnection, LiveConnections } from './live.js';
 import { checkPolicy, type EgressPolicy, parseTarget, type Target } from './policy.js';
 import { answerRaw } from './refusal.js';
 import { createResolver, dialChecked, parseDenied, resolveChecked } from './resolve.js';
@@ -45,12 +46,31 @@ export interface EgressOptions {
   /** What an instance is allowed; asked for every connection, so that a change counts at once. */
   policyOf(identity: LinkIdentity): EgressPolicy | Promise<EgressPolicy>;
   log: Log;
+  /** Keeps count of what goes where. */
+  ledger?: EgressLedger;
   /** Name servers; the host's own (from resolv.conf) where not given. */
   servers?: string[];
   /** Addresses and networks refused besides those of no public use: `1.2.3.4`, `10.0.0.0/8`. */
   deny?: string[];
   limits?: Partial<EgressLimits>;
 }
+
+/** What is counted of a target. */
+export interface EgressAmounts {
+  connections?: number;
+  /** Refused by the policy, or failed. */
+  refused?: number;
+  bytesUp?: number;
+  bytesDown?: number;
+}
+
+export interface EgressLedger {
+  /** Called for each connection and each piece of it: must be quick and never throw. */
+  note(identity: LinkIdentity, target: Target, amounts: EgressAmounts): void;
+}
+
+/** Where what was asked for is no target at all. */
+const NOWHERE: Target = { host: '*', port: 0 };
 
 /** What an instance has moved through the proxy, since the process started. */
 export interface EgressTraffic {
@@ -80,6 +100,7 @@ export class EgressProxy implements Egress {
   readonly #accounts = new Map<string, Account>();
   /** Connections whose CONNECT named a plain-text port: every request on them is held to that name. */
   readonly #pinned = new WeakMap<Socket, { identity: LinkIdentity; target: Target }>();
+  readonly #live = new LiveConnections();
   readonly #plainServer: http.Server;
   #resolver: Resolver | undefined;
   #resolverSinceMs = 0;
@@ -98,7 +119,11 @@ export class EgressProxy implements Egress {
 
   connect(identity: LinkIdentity, request: IncomingMessage, socket: Socket, head: Buffer): void {
     this.#connect(identity, request.url ?? '', socket, head).catch((error: unknown) => {
-      this.#countRefusal(identity, request.url ?? '', error);
+      this.#countRefusal(
+        identity,
+        targetOf(() => parseTarget(request.url ?? '')),
+        error,
+      );
       if (socket.destroyed) return;
       answerRaw(socket, statusOf(error), `${publicMessage(error)}\n`);
     });
@@ -106,6 +131,16 @@ export class EgressProxy implements Egress {
 
   forward(identity: LinkIdentity, request: IncomingMessage, response: ServerResponse): void {
     this.#forward(identity, request, response, () => parseAbsoluteForm(request));
+  }
+
+  /** The policy of a deployment may have changed: what it no longer allows is cut. */
+  recheck(deploymentId: string): Promise<void> {
+    return this.#live.recheck(deploymentId, (identity) => this.#options.policyOf(identity), this.#options.log);
+  }
+
+  /** As `recheck`, for everything that is open: in case no word of a change came. */
+  async recheckAll(): Promise<void> {
+    for (const deploymentId of this.#live.deployments()) await this.recheck(deploymentId);
   }
 
   traffic(instanceId: string): EgressTraffic {
@@ -119,13 +154,24 @@ export class EgressProxy implements Egress {
 
   async #connect(identity: LinkIdentity, authority: string, socket: Socket, head: Buffer): Promise<void> {
     const target = parseTarget(authority);
-    const policy = await this.#options.policyOf(identity);
-    checkPolicy(policy, target);
-    const isNameStrict = policy.mode === 'allowlist';
-    if (target.port === 80 && isNameStrict) return this.#pin(identity, target, socket, head);
+    const live = { identity, target, isNameStrict: true, cut: () => void socket.destroy() };
+    const leave = this.#live.add(live);
+    try {
+      const policy = await this.#options.policyOf(identity);
+      checkPolicy(policy, target);
+      live.isNameStrict = policy.mode === 'allowlist';
+      if (target.port === 80 && live.isNameStrict) return this.#pin(identity, target, socket, head);
+      await this.#tunnel(identity, target, socket, head, live.isNameStrict);
+    } finally {
+      leave();
+    }
+  }
+
+  async #tunnel(identity: LinkIdentity, target: Target, socket: Socket, head: Buffer, isNameStrict: boolean): Promise<void> {
     await this.#withSlot(identity, async (account) => {
       const upstream = await this.#dial(target, socket);
       account.traffic.accepted += 1;
+      this.#options.ledger?.note(identity, target, { connections: 1 });
       socket.write('HTTP/1.1 200 Connection Established\r\n\r\n');
       const refusal = await runTunnel(socket, head, upstream, {
         host: target.host,
@@ -134,7 +180,7 @@ export class EgressProxy implements Egress {
         helloTimeoutMs: this.#limits.helloMs,
         idleMs: this.#limits.idleMs,
         pace: account.pace,
-        onBytes: (direction, bytes) => count(account, direction, bytes),
+        onBytes: (direction, bytes) => this.#count(identity, target, account, direction, bytes),
       });
       if (refusal) throw new AppError('forbidden', refusal);
     });
@@ -161,7 +207,8 @@ export class EgressProxy implements Egress {
 
   #forward(identity: LinkIdentity, request: IncomingMessage, response: ServerResponse, read: () => ForwardTarget): void {
     this.#carry(identity, request, response, read).catch((error: unknown) => {
-      this.#countRefusal(identity, request.url ?? '', error);
+      const pin = this.#pinned.get(request.socket);
+      this.#countRefusal(identity, pin?.target ?? targetOf(() => parseAbsoluteForm(request)), error);
       if (response.headersSent) return void response.destroy();
       response.writeHead(statusOf(error), { 'content-type': 'text/plain; charset=utf-8', connection: 'close' });
       response.end(`${publicMessage(error)}\n`);
@@ -175,24 +222,41 @@ export class EgressProxy implements Egress {
     read: () => ForwardTarget,
   ): Promise<void> {
     const target = read();
-    const policy = await this.#options.policyOf(identity);
-    checkPolicy(policy, target);
-    if (target.port === 443) throw new AppError('forbidden', 'port 443 is for TLS');
-    await this.#withSlot(identity, async (account) => {
-      const upstream = await this.#dial(target, response);
-      account.traffic.accepted += 1;
-      upstream.once('close', () => {
-        count(account, 'up', upstream.bytesWritten);
-        count(account, 'down', upstream.bytesRead);
+    const live: LiveConnection = { identity, target, cut: () => void response.destroy() };
+    const leave = this.#live.add(live);
+    try {
+      checkPolicy(await this.#options.policyOf(identity), target);
+      if (target.port === 443) throw new AppError('forbidden', 'port 443 is for TLS');
+      await this.#withSlot(identity, async (account) => {
+        const upstream = await this.#dial(target, response);
+        account.traffic.accepted += 1;
+        this.#options.ledger?.note(identity, target, { connections: 1 });
+        live.cut = () => {
+          upstream.destroy();
+          response.destroy();
+        };
+        upstream.once('close', () => {
+          this.#count(identity, target, account, 'up', upstream.bytesWritten);
+          this.#count(identity, target, account, 'down', upstream.bytesRead);
+        });
+        await forwardRequest(request, response, target, upstream, this.#limits);
       });
-      await forwardRequest(request, response, target, upstream, this.#limits);
-    });
+    } finally {
+      leave();
+    }
+  }
+
+  #count(identity: LinkIdentity, target: Target, { traffic }: Account, direction: 'up' | 'down', bytes: number): void {
+    if (direction === 'up') traffic.bytesUp += bytes;
+    else traffic.bytesDown += bytes;
+    this.#options.ledger?.note(identity, target, direction === 'up' ? { bytesUp: bytes } : { bytesDown: bytes });
   }
 
   /** A connection to a checked address of the target; given up when the instance hangs up meanwhile. */
   async #dial(target: Target, waiting: Socket | ServerResponse): Promise<Socket> {
     const gone = new AbortController();
     const onClose = () => gone.abort(new AppError('upstream_error', 'the caller hung up'));
+    if (waiting.destroyed) onClose();
     waiting.once('close', onClose);
     try {
       return await dialChecked(await this.#resolve(target.host), target.port, {
@@ -249,9 +313,10 @@ export class EgressProxy implements Egress {
     return fresh;
   }
 
-  #countRefusal(identity: LinkIdentity, target: string, error: unknown): void {
+  #countRefusal(identity: LinkIdentity, target: Target, error: unknown): void {
     this.#account(identity).traffic.refused += 1;
-    this.#options.log.info({ ...identity, target: hostPart(target), reason: messageOf(error) }, 'egress refused or failed');
+    this.#options.ledger?.note(identity, target, { refused: 1 });
+    this.#options.log.info({ ...identity, target: target.host, reason: messageOf(error) }, 'egress refused or failed');
   }
 }
 
@@ -272,16 +337,16 @@ function publicMessage(error: unknown): string {
   return error instanceof AppError ? error.message : 'the upstream failed';
 }
 
-/** A URL's path and query are the agent's own business, and may hold its secrets. */
-function hostPart(target: string): string {
-  return target.replace(/^(https?:\/\/)?([^/?#]*).*$/is, '$2').slice(0, 260);
+/** What a refused call was for, as far as that can be told. Host and port alone: paths are the agent's own business, and may hold secrets. */
+function targetOf(read: () => Target): Target {
+  try {
+    const { host, port } = read();
+    return { host, port };
+  } catch {
+    return NOWHERE;
+  }
 }
 
 function emptyTraffic(): EgressTraffic {
   return { open: 0, accepted: 0, refused: 0, bytesUp: 0, bytesDown: 0 };
-}
-
-function count(account: Account, direction: 'up' | 'down', bytes: number): void {
-  if (direction === 'up') account.traffic.bytesUp += bytes;
-  else account.traffic.bytesDown += bytes;
 }

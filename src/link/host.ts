@@ -140,6 +140,17 @@ export class LinkHost {
     });
   }
 
+  /** Deployments that somebody used over this process's links since then (by `performance.now()`), or uses now. */
+  inUse(sinceMs: number): string[] {
+    const links = [...this.#listeners.values()].flatMap((listener) => listener.link ?? []);
+    return [...new Set(links.filter((link) => link.isInUse(sinceMs)).map((link) => link.deploymentId))];
+  }
+
+  /** Whether a request that is not upkeep is in flight to the instance from this process. */
+  isInUse(instanceId: string): boolean {
+    return this.#listeners.get(instanceId)?.link?.isInUse(Infinity) ?? false;
+  }
+
   /** Cuts what the instance has open to the internet, so that a stricter policy counts at once. */
   cutTunnels(instanceId: string): void {
     this.#listeners.get(instanceId)?.cutTunnels();

@@ -17,6 +17,8 @@ export interface LinkRequest {
   signal?: AbortSignal;
   /** Time to the response headers. */
   timeoutMs: number;
+  /** Berth's own business with the instance, such as its configuration: it does not keep an idle one awake. */
+  isUpkeep?: true;
 }
 
 export interface LinkResponse {

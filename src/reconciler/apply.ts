@@ -38,6 +38,10 @@ const JUST_STARTED_MS = 5_000;
 /** How much longer than the engine a gateway may take to be told in the same step. */
 const EARLY_MS = 250;
 
+/** How long one that is in use is left before it is looked at again whether it may rest. */
+const BUSY_S = 5;
+const STOP_GRACE_MS = 10_000;
+
 /** How long an instance must have run before its deployment's failures are forgotten. */
 export const STEADY_MS = 60_000;
 
@@ -64,8 +68,11 @@ export class Apply {
       case 'start':
         return this.#start(lease, leased, progress, signal);
       case 'unpause':
-        await this.#hands.runtime.unpause(liveOf(leased).name);
-        return 'again';
+        return this.#unpause(leased, signal);
+      case 'pause':
+        return this.#pause(lease, leased, signal);
+      case 'stop':
+        return this.#stop(lease, leased);
       case 'connect':
         return this.#connect(lease, leased, progress, signal);
       case 'configure':
@@ -209,6 +216,43 @@ export class Apply {
       await this.#hands.work.enter(lease, { state: 'ready', reason, attempts, stage: 'ready', stages: deployment.stages });
     }
     return { lookAgainInMs: nextLookMs(deployment, attempts > 0 || reason !== null) };
+  }
+
+  /** Work in flight is never frozen: also that which this process knows nothing of is asked for. */
+  async #pause(lease: Lease, leased: Leased, signal: AbortSignal): Promise<Next> {
+    const { runtime, links, gateway, work } = this.#hands;
+    const instance = liveOf(leased);
+    const busyS = links.isInUse(instance.id) ? BUSY_S : await gateway.busyFor(instance.id, signal);
+    if (busyS > 0) {
+      await work.stayAwake(lease, busyS);
+      return 'again';
+    }
+    links.pauseWatch(instance.id);
+    await runtime.pause(instance.name);
+    // What came between the question and the freezing waits frozen: thawed at once.
+    if (links.isInUse(instance.id)) await work.stayAwake(lease, BUSY_S);
+    return 'again';
+  }
+
+  /** A link that does not answer after the thaw is cut, since a frozen gateway could not see that it was lost: it dials anew. */
+  async #unpause(leased: Leased, signal: AbortSignal): Promise<Next> {
+    const { runtime, links, gateway } = this.#hands;
+    const instance = liveOf(leased);
+    await runtime.unpause(instance.name);
+    links.resumeWatch(instance.id);
+    const link = links.get(instance.id);
+    if (link && !(await gateway.isAlive(instance.id, signal))) link.close('no answer after the thaw');
+    return 'again';
+  }
+
+  async #stop(lease: Lease, leased: Leased): Promise<Next> {
+    const { runtime, links, work } = this.#hands;
+    const instance = liveOf(leased);
+    await work.updateInstance(lease, instance.id, { stopped: true });
+    await runtime.unpause(instance.name);
+    await runtime.stop(instance.name, STOP_GRACE_MS);
+    links.resumeWatch(instance.id);
+    return 'again';
   }
 
   async #rest(lease: Lease, { deployment }: Leased, progress: Progress): Promise<Next> {

@@ -19,6 +19,7 @@ export interface LinkSyncOptions {
 export function linkSyncJob({ work, links, log, onEnded }: LinkSyncOptions): Job {
   /** The digest that each instance was opened with; none where that failed. */
   const open = new Map<string, string | undefined>();
+  const resting = new Set<string>();
   return {
     name: 'listen for instances',
     everyMs: 10_000,
@@ -34,10 +35,18 @@ export function linkSyncJob({ work, links, log, onEnded }: LinkSyncOptions): Job
           log.error({ instance: id, err: error }, `cannot listen for an instance: ${messageOf(error)}`);
         }
       }
+      for (const { id, rests } of live) {
+        if (rests === resting.has(id)) continue;
+        if (rests) links.pauseWatch(id);
+        else links.resumeWatch(id);
+        if (rests) resting.add(id);
+        else resting.delete(id);
+      }
       const now = new Set(live.map((instance) => instance.id));
       for (const id of [...open.keys()].filter((one) => !now.has(one))) {
         await links.remove(id);
         open.delete(id);
+        resting.delete(id);
         onEnded(id);
       }
     },

@@ -43,8 +43,8 @@ export class Sweep {
     const running = new Set(
       instances.filter((one) => one.state === 'running' || one.state === 'paused').map((one) => one.instanceId),
     );
-    const unlinked = this.#unlinked(live.filter((one) => one.started && running.has(one.id)));
-    const died = live.filter((one) => one.started && !running.has(one.id));
+    const unlinked = this.#unlinked(live.filter((one) => one.started && !one.rests && running.has(one.id)));
+    const died = live.filter((one) => one.started && !one.rests && !running.has(one.id));
     await work.lookAgain([...new Set([...died, ...unlinked].map((one) => one.deploymentId))]);
     await this.#removeOrphans(instances.filter((one) => !liveIds.has(one.instanceId)));
     await this.#removeFolders(folders.filter((id) => !liveIds.has(id)));

@@ -5,12 +5,21 @@ export interface Situation {
   desired: 'running' | 'asleep' | 'deleted';
   /** Whether a sleeping deployment is to be up, for its files alone. */
   filesAwake: boolean;
+  /** How it is to sleep for want of use; null: not. */
+  rest: 'paused' | 'stopped' | null;
   /** Hash of the spec an instance must have to be the wished one. */
   specHash: string;
   configVersion: number;
   /** The instance that the database says lives. */
   instance:
-    | { specHash: string; appliedVersion: number; startedMsAgo: number | undefined; runtimeStartedAtMs: number | undefined }
+    | {
+        specHash: string;
+        appliedVersion: number;
+        startedMsAgo: number | undefined;
+        runtimeStartedAtMs: number | undefined;
+        /** Whether it was stopped on purpose and has not been started since. */
+        isStopped: boolean;
+      }
     | undefined;
   /** What the runtime says of it. */
   observed: Observed | undefined;
@@ -25,6 +34,8 @@ export type Step =
   | { do: 'create' }
   | { do: 'start' }
   | { do: 'unpause' }
+  | { do: 'pause' }
+  | { do: 'stop' }
   | { do: 'connect' }
   | { do: 'configure' }
   | { do: 'settle' }
@@ -45,15 +56,27 @@ export function plan(situation: Situation): Step {
   if (desired === 'asleep' && !situation.filesAwake) {
     return instance ? { do: 'end', why: 'asleep', failed: false, graceMs: REPLACE_GRACE_MS } : { do: 'rest' };
   }
+  if (desired === 'running' && situation.rest !== null) return planRest(situation.rest, instance, observed);
   if (!instance) return { do: 'admit' };
   if (!observed) return planMissing(instance.startedMsAgo);
-  if (observed.state === 'exited') return { do: 'end', why: whyItEnded(observed), failed: true, graceMs: 0 };
+  if (observed.state === 'exited' && !instance.isStopped) {
+    return { do: 'end', why: whyItEnded(observed), failed: true, graceMs: 0 };
+  }
   if (instance.specHash !== situation.specHash) {
     return { do: 'end', why: 'replaced: its image or limits changed', failed: false, graceMs: REPLACE_GRACE_MS };
   }
-  if (observed.state === 'created') return { do: 'start' };
+  if (observed.state === 'created' || observed.state === 'exited') return { do: 'start' };
   if (observed.state === 'paused') return { do: 'unpause' };
   return planRunning(situation, instance);
+}
+
+/** Towards sleep. What ended by itself meanwhile is looked into when it wakes. */
+function planRest(rest: 'paused' | 'stopped', instance: Situation['instance'], observed: Observed | undefined): Step {
+  if (!instance) return { do: 'rest' };
+  if (!observed) return { do: 'end', why: 'the container was removed while it slept', failed: false, graceMs: 0 };
+  if (observed.state === 'running') return { do: rest === 'paused' ? 'pause' : 'stop' };
+  if (observed.state === 'paused' && rest === 'stopped') return { do: 'stop' };
+  return { do: 'rest' };
 }
 
 function planMissing(startedMsAgo: number | undefined): Step {

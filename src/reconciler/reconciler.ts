@@ -143,6 +143,7 @@ export class Reconciler {
     return plan({
       desired: deployment.desired,
       filesAwake: (deployment.files_ms_left ?? 0) > 0,
+      rest: deployment.rest,
       specHash: specHashOf(leased, this.#options.image),
       configVersion: deployment.config_version,
       instance: instance && {
@@ -150,6 +151,7 @@ export class Reconciler {
         appliedVersion: instance.applied_version,
         startedMsAgo: instance.started_ms_ago ?? undefined,
         runtimeStartedAtMs: instance.runtime_started_at === null ? undefined : Number(instance.runtime_started_at),
+        isStopped: instance.stopped_at !== null,
       },
       observed: observed && instance && observed.instanceId === instance.id ? observed : undefined,
       ...this.#lookAtLink(instance?.id),
@@ -167,7 +169,7 @@ export class Reconciler {
       const next = await this.#apply.step(step, lease, leased, progress, this.#stop.signal);
       return next !== 'again' && 'lookAgainInMs' in next ? { dueInMs: next.lookAgainInMs, failed: false } : next;
     }
-    if (leased.deployment.desired === 'running' && !step.failed) {
+    if (leased.deployment.desired === 'running' && leased.deployment.rest === null && !step.failed) {
       // Ending takes as long as its turns have to finish: the status says so from the beginning.
       const replacing = { state: 'deploying', stage: 'queued', stages: progress.close(), reason: step.why } as const;
       await this.#options.work.enter(lease, replacing);

@@ -14,10 +14,8 @@ const PROFILE = 1;
 export function specHashOf({ deployment }: Leased, image: string): string {
   const wish = {
     profile: PROFILE,
-    image,
-    memory: deployment.memory_mib,
-    cpu: deployment.cpu_millis,
-    pids: deployment.pids,
+    image: deployment.image ?? image,
+    ...limitsOf(deployment),
     uid: deployment.uid,
     volume: deployment.volume,
   };
@@ -30,8 +28,10 @@ export function specFor(
   surroundings: { installationId: string; image: string; linkDir: string },
 ): InstanceSpec {
   if (!instance) throw new Error(`deployment ${deployment.id} has no live instance`);
+  const { memory, cpu, pids } = limitsOf(deployment);
   return {
     ...surroundings,
+    image: deployment.image ?? surroundings.image,
     name: instance.name,
     instanceId: instance.id,
     deploymentId: deployment.id,
@@ -40,6 +40,17 @@ export function specFor(
     uid: deployment.uid,
     volume: deployment.volume,
     hostname: deployment.id.replaceAll('_', '-'),
-    limits: { memoryMib: deployment.memory_mib, cpuMillis: deployment.cpu_millis, pids: deployment.pids },
+    limits: { memoryMib: memory, cpuMillis: cpu, pids },
+  };
+}
+
+/** What was asked for, and never more than the tier has. */
+function limitsOf(deployment: Leased['deployment']): { memory: number; cpu: number; pids: number } {
+  const { limits } = deployment;
+  const atMost = (wished: number | undefined, allowed: number) => Math.min(wished ?? allowed, allowed);
+  return {
+    memory: atMost(limits?.memory_mib, deployment.memory_mib),
+    cpu: atMost(limits?.cpu_millis, deployment.cpu_millis),
+    pids: atMost(limits?.pids, deployment.pids),
   };
 }

@@ -7,7 +7,7 @@ import { linkSyncJob } from '../../src/reconciler/link-sync.js';
 const log = createLog('silent');
 
 describe('listening for instances', () => {
-  const live = (id: string, tokenDigest = 'd') => ({ id, deploymentId: 'dep', userId: 'usr', tokenDigest });
+  const live = (id: string, tokenDigest = 'd') => ({ id, deploymentId: 'dep', userId: 'usr', tokenDigest, rests: false });
 
   function sync(instances: () => ReturnType<typeof live>[], failing: string[] = []) {
     const opened: string[] = [];

@@ -15,14 +15,22 @@ const observed = (more: Partial<Observed> = {}): Observed => ({
 const settled: Situation = {
   desired: 'running',
   filesAwake: false,
+  rest: null,
   specHash: 'a',
   configVersion: 3,
-  instance: { specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000, runtimeStartedAtMs: 500 },
+  instance: { specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000, runtimeStartedAtMs: 500, isStopped: false },
   observed: observed({ startedAt: 500 }),
   linkUp: true,
   unlinkedMs: 0,
 };
-const instance = (more: object) => ({ specHash: 'a', appliedVersion: 3, startedMsAgo: 1_000, runtimeStartedAtMs: 500, ...more });
+const instance = (more: object) => ({
+  specHash: 'a',
+  appliedVersion: 3,
+  startedMsAgo: 1_000,
+  runtimeStartedAtMs: 500,
+  isStopped: false,
+  ...more,
+});
 
 describe('the plan', () => {
   test.each<[string, Partial<Situation>, object]>([
@@ -69,6 +77,32 @@ describe('the plan', () => {
       { do: 'admit' },
     ],
     ['to sleep, up for its files: settled', { desired: 'asleep', filesAwake: true }, { do: 'settle' }],
+    ['idle: paused', { rest: 'paused' }, { do: 'pause' }],
+    ['idle and paused: rests', { rest: 'paused', observed: observed({ state: 'paused' }) }, { do: 'rest' }],
+    ['idle for long: stopped', { rest: 'stopped', observed: observed({ state: 'paused' }) }, { do: 'stop' }],
+    ['idle and stopped: rests', { rest: 'stopped', observed: observed({ state: 'exited', exitCode: 0 }) }, { do: 'rest' }],
+    [
+      'idle, of another spec: is not woken for it',
+      { rest: 'paused', specHash: 'b', observed: observed({ state: 'paused' }) },
+      { do: 'rest' },
+    ],
+    ['idle, removed from outside: ended without blame', { rest: 'stopped', observed: undefined }, { do: 'end', failed: false }],
+    ['idle, nothing lives: rests', { rest: 'stopped', instance: undefined, observed: undefined }, { do: 'rest' }],
+    [
+      'woken after it was stopped: started',
+      { instance: instance({ isStopped: true }), observed: observed({ state: 'exited' }) },
+      { do: 'start' },
+    ],
+    [
+      'woken after it was stopped, of another spec: replaced',
+      { specHash: 'b', instance: instance({ isStopped: true }), observed: observed({ state: 'exited' }) },
+      { do: 'end', failed: false },
+    ],
+    [
+      'deleted while it sleeps: ended',
+      { desired: 'deleted', rest: 'paused', observed: observed({ state: 'paused' }) },
+      { do: 'end', failed: false },
+    ],
     ['to be deleted, lives: ended', { desired: 'deleted' }, { do: 'end', failed: false, graceMs: 0 }],
     [
       'to be deleted, nothing lives: its volume goes',

@@ -149,6 +149,7 @@ export async function findRoute(db: Db, userId: string, agent: string) {
       'a.desired',
       'a.moving_from',
       'd.desired as deployment_desired',
+      'd.rest',
       'd.state',
       'd.stage',
       'd.reason',

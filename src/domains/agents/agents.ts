@@ -44,6 +44,8 @@ export interface AgentRoute {
   isStopped: boolean;
   /** Whether its deployment sleeps, and is up for files alone if at all. */
   isAsleep: boolean;
+  /** Whether it sleeps for want of use: a use wakes it. */
+  isResting: boolean;
 }
 
 const NO_NETWORK: NetworkPolicy = { mode: 'none' };
@@ -59,8 +61,8 @@ export class Agents {
   constructor(options: AgentsOptions) {
     this.#options = options;
     this.#db = options.db;
-    const { bus, gateway } = options;
-    this.#reach = new Reach({ bus, gateway, routeOf: (userId, agentId) => this.route(userId, agentId) });
+    const { bus, gateway, deployments } = options;
+    this.#reach = new Reach({ bus, gateway, routeOf: (userId, agentId) => this.route(userId, agentId), deployments });
   }
 
   /** All of them or none. `conflict` when a name is taken, `limit_exceeded` when the tier has no room. */
@@ -169,6 +171,7 @@ export class Agents {
       return answer;
     });
     this.announce([after.deployment_id]);
+    if (desired === 'running') await this.#options.deployments.wake(userId, after.deployment_id);
     return answerOf(after);
   }
 
@@ -217,7 +220,11 @@ export class Agents {
   async route(userId: string, agent: string): Promise<AgentRoute> {
     const row = await store.findRoute(this.#db, userId, agent);
     if (!row) throw new AppError('not_found', 'agent not found');
-    const serves = row.instance_id !== null && row.moving_from === null && (row.applied_version ?? 0) >= row.config_version;
+    const serves =
+      row.instance_id !== null &&
+      row.state !== 'asleep' &&
+      row.moving_from === null &&
+      (row.applied_version ?? 0) >= row.config_version;
     return {
       agentId: row.id,
       name: row.name,
@@ -226,6 +233,7 @@ export class Agents {
       reason: serves ? null : whyNot(row),
       isStopped: row.desired === 'stopped',
       isAsleep: row.deployment_desired === 'asleep',
+      isResting: row.rest !== null,
     };
   }
 
@@ -258,6 +266,16 @@ export class Agents {
   /** The agent as it is in the transaction, by name or id. */
   async getIn(trx: Transaction<Schema>, userId: string, agent: string): Promise<AgentAnswer> {
     return answerOf(await this.#find(trx, userId, agent));
+  }
+
+  /** What its config says of it. Within the transaction of the change, after `lock`; its gateway hears of it by `touch`. */
+  async setIn(
+    trx: Transaction<Schema>,
+    userId: string,
+    agentId: string,
+    values: { model?: string; network?: NetworkPolicy },
+  ): Promise<void> {
+    await store.updateAgent(trx, userId, agentId, values, undefined);
   }
 
   /**

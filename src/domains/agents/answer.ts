@@ -5,6 +5,7 @@ import type * as store from './agents.store.js';
 /** Why an agent is not served now, in plain words. */
 export function whyNot(row: { state: string; stage: Stage; reason: string | null; moving_from: string | null }): string {
   if (row.moving_from !== null) return 'its files are being moved to a container of its own';
+  if (row.state === 'asleep') return 'it sleeps and is being woken';
   if (row.state === 'ready') return 'its configuration is being applied';
   return row.reason ?? STAGE_WORDS[row.stage];
 }

@@ -2,6 +2,7 @@ import type { Bus } from '../../events/bus.js';
 import { News } from '../../events/news.js';
 import type { GatewayClient } from '../../gateway/gateway.js';
 import { AppError } from '../../lib/errors.js';
+import type { Deployments } from '../deployments/deployments.js';
 import type { AgentRoute } from './agents.js';
 
 /** An agent's route with an instance that this process can speak to. */
@@ -34,11 +35,18 @@ const POLL_MS = 250;
 
 /** Waits for agents that are on their way to a container. */
 export class Reach {
+  readonly #deployments: Deployments;
   readonly #bus: Bus;
   readonly #gateway: GatewayClient;
   readonly #routeOf: (userId: string, agentId: string) => Promise<AgentRoute>;
 
-  constructor(parts: { bus: Bus; gateway: GatewayClient; routeOf: (userId: string, agentId: string) => Promise<AgentRoute> }) {
+  constructor(parts: {
+    deployments: Deployments;
+    bus: Bus;
+    gateway: GatewayClient;
+    routeOf: (userId: string, agentId: string) => Promise<AgentRoute>;
+  }) {
+    this.#deployments = parts.deployments;
     this.#bus = parts.bus;
     this.#gateway = parts.gateway;
     this.#routeOf = parts.routeOf;
@@ -61,6 +69,7 @@ export class Reach {
       const route = await this.#routeOf(userId, agentId);
       if (!wait.files) refuseStopped(route);
       if (this.#isReachable(route)) return route;
+      if (route.isResting) await this.#deployments.wake(userId, route.deploymentId);
       if (wait.said !== route.reason) await wait.onWaiting?.(route.reason);
       wait.said = route.reason;
       const leftMs = wait.deadline - performance.now();
@@ -74,7 +83,7 @@ export class Reach {
   }
 
   #isReachable(route: AgentRoute): route is ReachedAgent {
-    return route.instanceId !== undefined && this.#gateway.reaches(route.instanceId);
+    return route.instanceId !== undefined && !route.isResting && this.#gateway.reaches(route.instanceId);
   }
 }
 

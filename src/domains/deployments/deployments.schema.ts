@@ -28,6 +28,8 @@ const Ports = z
   .max(50)
   .openapi({ description: '80 and 443 unless told.', example: [443] });
 
+export const NETWORK_FIELDS = { hosts: z.array(HostPattern).min(1).max(100), ports: Ports };
+
 /** As it is kept and shown. */
 export const NetworkPolicy = z
   .discriminatedUnion(
@@ -35,7 +37,7 @@ export const NetworkPolicy = z
     [
       z.strictObject({ mode: z.literal('none') }),
       z.strictObject({ mode: z.literal('open'), ports: Ports.optional() }),
-      z.strictObject({ mode: z.literal('allowlist'), hosts: z.array(HostPattern).min(1).max(100), ports: Ports.optional() }),
+      z.strictObject({ mode: z.literal('allowlist'), hosts: NETWORK_FIELDS.hosts, ports: Ports.optional() }),
     ],
     { error: 'must be {"mode":"none"}, {"mode":"open"} or {"mode":"allowlist","hosts":[…]}' },
   )
@@ -62,6 +64,10 @@ export const DeploymentStatus = z
     stage: Stage,
     percent: z.number().int().min(0).max(100),
     reason: z.string().nullable().openapi({ description: 'Why the last attempt failed, in plain words.' }),
+    rest: z
+      .enum(['paused', 'stopped'])
+      .nullable()
+      .openapi({ description: 'How it sleeps for want of use; the next use wakes it.' }),
     attempts: z.number().int().openapi({ description: 'Failures in a row; forgotten after a minute of running.' }),
     next_attempt_at: z.string().nullable(),
     instance: z.object({ id: z.string(), generation: z.number().int(), started_at: z.string().nullable() }).nullable(),

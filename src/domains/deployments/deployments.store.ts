@@ -1,11 +1,22 @@
 import { type Insertable, type Kysely, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
-import type { DeploymentDesire, DeploymentsTable, DeploymentState, NetworkPolicy, Stage } from './deployments.table.js';
+import type {
+  ContainerLimits,
+  DeploymentDesire,
+  DeploymentsTable,
+  DeploymentState,
+  NetworkPolicy,
+  Stage,
+} from './deployments.table.js';
 
 type Db = Kysely<Schema>;
 
 /** What marks a deployment for the reconciler: due now, and a wish that a pass in progress has not seen. */
 export const LOOK_AGAIN = { due_at: sql<Date>`now()`, wish: sql<string>`wish + 1`, updated_at: sql<Date>`now()` };
+
+/** When a deployment that is used now begins to rest: never where its user's tier has no idle time. */
+export const IDLE_AT = sql<Date | null>`now() + make_interval(secs => (
+  select t.idle_timeout_s from users u join tiers t on t.name = u.tier where u.id = deployments.user_id))`;
 
 export async function insertDeployment(
   db: Db,
@@ -73,6 +84,59 @@ export async function setDesire(db: Db, userId: string, deploymentId: string): P
   return row.config_version;
 }
 
+/** Answers whether it rested. */
+export async function wakeResting(db: Db, userId: string, deploymentId: string): Promise<boolean> {
+  const row = await db
+    .updateTable('deployments')
+    .set({ ...LOOK_AGAIN, rest: null, idle_at: IDLE_AT })
+    .where('user_id', '=', userId)
+    .where('id', '=', deploymentId)
+    .where('rest', 'is not', null)
+    .returning('id')
+    .executeTakeFirst();
+  return row !== undefined;
+}
+
+/** Moves the end of their idle time away; answers those that rested and are to wake. */
+export async function noteUseAcrossTenants(db: Db, deploymentIds: string[]): Promise<string[]> {
+  if (deploymentIds.length === 0) return [];
+  const woken = await db
+    .updateTable('deployments')
+    .set({ ...LOOK_AGAIN, rest: null, idle_at: IDLE_AT })
+    .where('id', 'in', deploymentIds)
+    .where('rest', 'is not', null)
+    .returning('id')
+    .execute();
+  await db.updateTable('deployments').set({ idle_at: IDLE_AT }).where('id', 'in', deploymentIds).execute();
+  return woken.map((row) => row.id);
+}
+
+/** One stage further for those whose idle time is over: paused, then stopped; answers which. */
+export async function restIdleAcrossTenants(db: Db, pausedS: number): Promise<string[]> {
+  const rows = await db
+    .updateTable('deployments')
+    .set({
+      ...LOOK_AGAIN,
+      rest: sql<'paused' | 'stopped'>`case when rest is null then 'paused' else 'stopped' end`,
+      idle_at: sql<Date>`case when rest is null then now() + make_interval(secs => ${pausedS}) end`,
+    })
+    .where('id', 'in', (eb) =>
+      eb
+        .selectFrom('deployments')
+        .select('id')
+        .where('idle_at', '<=', sql<Date>`now()`)
+        .where('desired', '=', 'running')
+        .where('state', 'in', ['ready', 'asleep'])
+        .orderBy('idle_at')
+        .limit(100)
+        .forUpdate()
+        .skipLocked(),
+    )
+    .returning('id')
+    .execute();
+  return rows.map((row) => row.id);
+}
+
 export async function dedicateIfAlone(db: Db, userId: string, deploymentId: string, network: NetworkPolicy): Promise<boolean> {
   const row = await db
     .updateTable('deployments')
@@ -108,6 +172,41 @@ export async function wakeForFiles(db: Db, userId: string, deploymentId: string,
     .returning('id')
     .executeTakeFirst();
   return row !== undefined;
+}
+
+/** What an agent's own deployment is made of; where its container must be another for it, it is not ready until the reconciler has looked. */
+export async function reshape(
+  db: Db,
+  userId: string,
+  deploymentId: string,
+  shape: { network: NetworkPolicy; limits: ContainerLimits | null; image: string | null },
+): Promise<void> {
+  const limits = shape.limits === null ? null : JSON.stringify(shape.limits);
+  const isNew = sql<boolean>`(limits is distinct from ${limits}::jsonb or image is distinct from ${shape.image}::text)`;
+  await db
+    .updateTable('deployments')
+    .set({
+      ...LOOK_AGAIN,
+      network: JSON.stringify(shape.network) as never,
+      limits: sql`${limits}::jsonb` as never,
+      image: shape.image,
+      state: sql<DeploymentState>`case when state = 'ready' and ${isNew} then 'deploying' else state end`,
+      stage: sql<Stage>`case when state = 'ready' and ${isNew} then 'queued' else stage end`,
+    })
+    .where('user_id', '=', userId)
+    .where('id', '=', deploymentId)
+    .execute();
+}
+
+/** Deployments of images that are not offered any more get the usual one; answers which. */
+export async function forgetImagesAcrossTenants(db: Db, offered: readonly string[]): Promise<string[]> {
+  let query = db
+    .updateTable('deployments')
+    .set({ ...LOOK_AGAIN, image: null })
+    .where('image', 'is not', null);
+  if (offered.length > 0) query = query.where('image', 'not in', offered);
+  const rows = await query.returning('id').execute();
+  return rows.map((row) => row.id);
 }
 
 /** Not ready any more until the reconciler has looked: whoever waits for the change must not be told that it is done. */
@@ -173,6 +272,7 @@ export async function readStatus(db: Db, userId: string) {
       'd.state',
       'd.stage',
       'd.reason',
+      'd.rest',
       'd.attempts',
       'd.stages',
       'd.due_at',

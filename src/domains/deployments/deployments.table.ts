@@ -6,6 +6,13 @@ export type NetworkPolicy =
   | { mode: 'open'; ports?: number[] | undefined }
   | { mode: 'allowlist'; hosts: string[]; ports?: number[] | undefined };
 
+/** What a deployment's container may take; the tier's where a field is absent, and never more than that. */
+export interface ContainerLimits {
+  memory_mib?: number | undefined;
+  cpu_millis?: number | undefined;
+  pids?: number | undefined;
+}
+
 /** The steps from a wish to an agent that answers, in their order. */
 export const STAGES = ['queued', 'creating', 'starting', 'connecting', 'configuring', 'ready'] as const;
 export type Stage = (typeof STAGES)[number];
@@ -29,6 +36,10 @@ export interface DeploymentsTable {
   kind: 'shared' | 'dedicated';
   desired: Generated<DeploymentDesire>;
   network: NetworkPolicy;
+  /** Less than the tier allows; null: what the tier allows. */
+  limits: ContainerLimits | null;
+  /** Another image than the usual one, out of those that the operator offers. */
+  image: string | null;
   /** Uid and gid of every process of this deployment, and of no other's on this host. */
   uid: number;
   volume: string;
@@ -49,6 +60,10 @@ export interface DeploymentsTable {
   due_at: Date | null;
   /** Until then a sleeping deployment is up for its files alone. */
   files_until: Date | null;
+  /** How it sleeps for want of use: `paused` keeps its memory. A use wakes it; null: it does not. */
+  rest: 'paused' | 'stopped' | null;
+  /** When its next stage of rest begins unless it is used before. */
+  idle_at: Date | null;
   lease_owner: string | null;
   lease_until: Date | null;
   /** Rises with every lease: a write carries the epoch it was claimed under, so a process that lost its lease changes nothing. */
@@ -73,6 +88,8 @@ export interface InstancesTable {
   /** When the runtime says that it began to run: another time means that it was restarted from outside and knows nothing any more. */
   runtime_started_at: string | number | null;
   created_at: Generated<Date>;
+  /** When it was stopped on purpose, so that its end is no failure; null again once it runs. */
+  stopped_at: Date | null;
   ended_at: Date | null;
   end_reason: string | null;
 }

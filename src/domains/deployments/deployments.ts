@@ -87,9 +87,39 @@ export class Deployments {
     return store.dedicateIfAlone(trx, userId, deploymentId, network);
   }
 
+  /** Network, limits and image of an agent's own deployment. The network counts at once; for the others the container is made anew. */
+  reshape(
+    trx: Transaction<Schema>,
+    userId: string,
+    deploymentId: string,
+    shape: Parameters<typeof store.reshape>[3],
+  ): Promise<void> {
+    return store.reshape(trx, userId, deploymentId, shape);
+  }
+
+  /** At the start: what runs on an image that the operator has taken back gets the usual one. */
+  async forgetImages(offered: readonly string[]): Promise<void> {
+    for (const id of await store.forgetImagesAcrossTenants(this.#db, offered)) this.announce(id);
+  }
+
   /** Wakes a sleeping deployment for its files alone, for a minute from now; no turn may run. */
   async wakeForFiles(userId: string, deploymentId: string): Promise<void> {
     if (await store.wakeForFiles(this.#db, userId, deploymentId, FILES_AWAKE_S)) this.announce(deploymentId);
+  }
+
+  /** Wakes what sleeps for want of use; whoever calls waits for it to be ready. */
+  async wake(userId: string, deploymentId: string): Promise<void> {
+    if (await store.wakeResting(this.#db, userId, deploymentId)) this.announce(deploymentId);
+  }
+
+  /** Puts off the rest of those that are in use, and wakes those of them that rest already. */
+  async noteUse(deploymentIds: string[]): Promise<void> {
+    for (const id of await store.noteUseAcrossTenants(this.#db, deploymentIds)) this.announce(id);
+  }
+
+  /** Takes those that were idle for as long as their tier says one stage further to rest. */
+  async restIdle(pausedS: number): Promise<void> {
+    for (const id of await store.restIdleAcrossTenants(this.#db, pausedS)) this.announce(id);
   }
 
   /** The user's limits changed: every deployment is looked at again. */
@@ -139,8 +169,13 @@ export class Deployments {
       network,
       uid: await this.#takeUid(trx),
       volume: `berth-${id}`,
+      limits: null,
+      image: null,
       reason: null,
       due_at: null,
+      files_until: null,
+      rest: null,
+      idle_at: null,
       lease_owner: null,
       lease_until: null,
     });
@@ -161,6 +196,7 @@ function statusOf(row: StatusRow): DeploymentStatus {
     stage,
     percent: row.state === 'asleep' ? 100 : PERCENT[stage],
     reason: row.reason,
+    rest: row.rest,
     attempts: row.attempts,
     next_attempt_at: row.state === 'failing' ? (row.due_at?.toISOString() ?? null) : null,
     instance:

@@ -1,5 +1,6 @@
 import { type Kysely, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
+import { IDLE_AT } from './deployments.store.js';
 import type { DeploymentDesire, DeploymentState, Stage, StageTiming } from './deployments.table.js';
 
 type Db = Kysely<Schema>;
@@ -100,6 +101,8 @@ function leasedUpdate(db: Pick<Db, 'updateTable'>, lease: Lease, { stages, state
     .set({
       ...rest,
       ...(said ? { state: said } : {}),
+      // One that gets ready begins its idle time, unless a use has.
+      ...(state === 'ready' ? { idle_at: sql<Date | null>`coalesce(idle_at, ${IDLE_AT})` } : {}),
       ...(stages ? { stages: JSON.stringify(stages) } : {}),
       updated_at: sql<Date>`now()`,
     })
@@ -160,10 +163,11 @@ export async function updateInstanceAcrossTenants(
     token_digest?: string;
     applied_version?: number;
     started?: { runtimeAtMs: number | undefined; appliedVersion: number };
+    stopped?: true;
     ended?: string;
   },
 ): Promise<boolean> {
-  const { started, ended, ...rest } = values;
+  const { started, stopped, ended, ...rest } = values;
   const held = await db
     .with('held', (qb) => leasedUpdate(qb, lease, {}))
     .with('changed', (qb) =>
@@ -175,10 +179,12 @@ export async function updateInstanceAcrossTenants(
           ...(started
             ? {
                 started_at: sql<Date>`now()`,
+                stopped_at: null,
                 runtime_started_at: started.runtimeAtMs ?? null,
                 applied_version: started.appliedVersion,
               }
             : {}),
+          ...(stopped ? { stopped_at: sql<Date>`now()` } : {}),
           ...(ended === undefined ? {} : { ended_at: sql<Date>`now()`, end_reason: ended }),
         })
         .where('instances.id', '=', instanceId)
@@ -205,7 +211,17 @@ export async function readLiveInstancesAcrossTenants(db: Db) {
   return db
     .selectFrom('instances as i')
     .innerJoin('deployments as d', 'd.id', 'i.deployment_id')
-    .select(['i.id', 'i.name', 'i.deployment_id', 'i.user_id', 'i.token_digest', 'i.started_at', 'd.network', 'd.state'])
+    .select([
+      'i.id',
+      'i.name',
+      'i.deployment_id',
+      'i.user_id',
+      'i.token_digest',
+      'i.started_at',
+      'd.network',
+      'd.state',
+      'd.rest',
+    ])
     .where('i.ended_at', 'is', null)
     .execute();
 }
@@ -213,6 +229,17 @@ export async function readLiveInstancesAcrossTenants(db: Db) {
 export async function readVolumesAcrossTenants(db: Db): Promise<Set<string>> {
   const rows = await db.selectFrom('deployments').select('volume').execute();
   return new Set(rows.map((row) => row.volume));
+}
+
+/** Somebody uses a deployment that was about to rest: not yet, and not before `seconds` have passed. */
+export async function stayAwakeAcrossTenants(db: Db, lease: Lease, seconds: number): Promise<void> {
+  await db
+    .updateTable('deployments')
+    .set({ rest: null, wish: sql<string>`wish + 1`, idle_at: sql<Date>`now() + make_interval(secs => ${seconds})` })
+    .where('id', '=', lease.deploymentId)
+    .where('lease_owner', '=', lease.owner)
+    .where('lease_epoch', '=', lease.epoch)
+    .execute();
 }
 
 /** Marks them due, except that what failed waits out its pause: an instance that dies at once would else be made anew at once, without end. */

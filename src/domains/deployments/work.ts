@@ -19,6 +19,8 @@ export interface LiveInstance {
   tokenDigest: string;
   started: boolean;
   network: NetworkPolicy;
+  /** Whether it sleeps for want of use, so that it gives no signs of life. */
+  rests: boolean;
 }
 
 /** A write came under a lease that another process holds by now: this one's pass ends, nothing was changed. */
@@ -117,6 +119,11 @@ export class DeploymentWork {
     this.#bus.publish('deployment', lease.deploymentId);
   }
 
+  /** Somebody uses what was about to rest: it does not, for `seconds` at least. */
+  stayAwake(lease: store.Lease, seconds: number): Promise<void> {
+    return store.stayAwakeAcrossTenants(this.#db, lease, seconds);
+  }
+
   /** Gives the lease back: what the pass saw when it began, and when to look next. */
   async release(lease: store.Lease, seen: Leased, next: { dueInMs: number | undefined; failed: boolean }): Promise<void> {
     await store.releaseAcrossTenants(this.#db, lease, seen.deployment, next);
@@ -138,6 +145,7 @@ export class DeploymentWork {
       tokenDigest: row.token_digest,
       started: row.started_at !== null,
       network: row.network,
+      rests: row.rest !== null,
     }));
   }
 

@@ -1,0 +1,27 @@
+import type { LinkHost } from '../../link/host.js';
+import type { Job } from '../../lib/loop.js';
+import type { Deployments } from './deployments.js';
+
+export interface RestJobOptions {
+  deployments: Deployments;
+  links: LinkHost;
+  /** How often uses are noted; 5 s unless told. Idle times shorter than some of these are not kept exactly. */
+  everyMs?: number | undefined;
+  /** How long one stays paused before it is stopped; 15 minutes unless told. */
+  pausedS?: number | undefined;
+}
+
+/** Notes which deployments this process uses, then lets those rest that nobody did. Requests write nothing for it. */
+export function restJob({ deployments, links, everyMs = 5_000, pausedS = 900 }: RestJobOptions): Job {
+  let sinceMs = performance.now();
+  return {
+    name: 'rest',
+    everyMs,
+    async run() {
+      const beganMs = performance.now();
+      await deployments.noteUse(links.inUse(sinceMs));
+      sinceMs = beganMs;
+      await deployments.restIdle(pausedS);
+    },
+  };
+}

@@ -1,0 +1,83 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { sql } from 'kysely';
+import { startApp, type TestApp } from '../support/app.js';
+import { databaseKinds } from '../support/database.js';
+import { until } from '../support/until.js';
+
+const RUNTIMES = [
+  ...databaseKinds.map((database) => ({ database, runtime: 'fake' as const })),
+  { database: 'postgres' as const, runtime: 'docker' as const },
+];
+
+describe.each(RUNTIMES)('a container that nobody uses ($runtime, $database)', ({ database, runtime }) => {
+  let app: TestApp;
+  beforeAll(async () => {
+    const image = process.env.AGENT_IMAGE;
+    const env = image === undefined ? {} : { AGENT_IMAGE: image };
+    app = await startApp({ database, runtime, env, app: { rest: { everyMs: 50, pausedS: 1 } } });
+    await sql`update tiers set idle_timeout_s = 1 where name = 'free'`.execute(app.database.db);
+  });
+  afterAll(() => app.stop());
+
+  const say = (key: string, content = 'hello') =>
+    app.post('/api/v1/agents/a/chat', key, { messages: [{ role: 'user', content }] });
+  // By the admin, whose requests are not limited.
+  const restOf = async ({ id }: { id: string }) =>
+    (await app.get(`/api/v1/users/${id}/deploy/status`, app.adminKey)).json.deployments[0];
+  const rests = (user: { id: string }, rest: string) =>
+    until(async () => {
+      const { rest: now, state } = await restOf(user);
+      return now === rest && state === 'asleep';
+    }, `it to be ${rest}`);
+
+  test('is paused, later stopped, and a turn wakes it from both', async () => {
+    const user = await app.user(undefined, 'free');
+    await app.agent(user, 'a');
+    expect(await say(user.key)).toMatchObject({ status: 200 });
+    const { instance } = await restOf(user);
+    await rests(user, 'paused');
+    expect(await say(user.key)).toMatchObject({ status: 200 });
+    expect((await restOf(user)).instance.id).toBe(instance.id);
+    await rests(user, 'stopped');
+    const answer = await say(user.key, 'are you there');
+    expect(answer).toMatchObject({ status: 200 });
+    expect(answer.json.message).toContain('are you there');
+    expect((await restOf(user)).instance.id).toBe(instance.id);
+  });
+
+  test('rests neither while a turn runs nor in a tier that never rests', async () => {
+    const [free, business] = [await app.user(undefined, 'free'), await app.user(undefined, 'business')];
+    for (const user of [free, business]) await app.agent(user, 'a');
+    for (const user of [free, business]) await app.ready(user);
+    const idle = await app.user(undefined, 'free');
+    await app.agent(idle, 'a');
+    await app.ready(idle);
+    let ended = false;
+    if (runtime === 'fake') {
+      app.gateways.script = async (_, response) => {
+        await until(() => ended, 'the test to end the turn');
+        response.end('data: [DONE]\n\n');
+      };
+    }
+    const turn = say(free.key, '/slow 60 50');
+    await rests(idle, 'paused');
+    if (runtime === 'fake') await rests(idle, 'stopped');
+    expect(await restOf(free)).toMatchObject({ state: 'ready', rest: null });
+    expect(await restOf(business)).toMatchObject({ state: 'ready', rest: null });
+    ended = true;
+    expect((await turn).status).toBe(200);
+    app.gateways.script = undefined;
+  });
+
+  test('is woken by start, and can be deleted while it sleeps', async () => {
+    const user = await app.user(undefined, 'free');
+    await app.agent(user, 'a');
+    await app.ready(user);
+    await rests(user, 'paused');
+    expect((await app.post('/api/v1/agents/a/start', user.key, undefined)).status).toBe(202);
+    await until(async () => (await restOf(user)).state === 'ready', 'it to be awake');
+    await rests(user, 'stopped');
+    expect((await app.call('DELETE', '/api/v1/agents/a', { key: user.key })).status).toBe(202);
+    await app.ready(user);
+  });
+});
