@@ -13,6 +13,8 @@ export interface Config {
   runtime: 'docker' | 'process';
   dockerHost: string | undefined;
   agentImage: string;
+  /** Images that an agent may ask for besides that one. */
+  agentImages: string[];
   /** Whether a `process` instance may use the shell and fetch tools. It has no isolation at all. */
   processTools: boolean;
   openaiBaseUrl: string | undefined;
@@ -116,6 +118,7 @@ export const Environment = z.object({
   RUNTIME: z.enum(['docker', 'process'], { error: 'must be docker or process' }).default('docker'),
   DOCKER_HOST: z.string().optional(),
   AGENT_IMAGE: z.string().default('berth-agent:latest'),
+  AGENT_IMAGES: list.default([]),
   PROCESS_TOOLS: flag.default(false),
   OPENAI_BASE_URL: url(['http:', 'https:']).optional(),
   ANTHROPIC_BASE_URL: url(['http:', 'https:']).optional(),
@@ -158,6 +161,7 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       runtime: e.RUNTIME,
       dockerHost: e.DOCKER_HOST,
       agentImage: e.AGENT_IMAGE,
+      agentImages: e.AGENT_IMAGES,
       processTools: e.PROCESS_TOOLS,
       openaiBaseUrl: e.OPENAI_BASE_URL,
       anthropicBaseUrl: e.ANTHROPIC_BASE_URL,

@@ -231,6 +231,7 @@ describe('a body that is not what it should be', () => {
           const answer = await send(route, JSON.stringify({ ...minimal(shape), [name]: value }));
           tried += 1;
           if (answer.status < 300 && typeof value === 'string') continue; // Free text takes what is text.
+          if (answer.status < 300 && JSON.stringify(shape.properties?.[name]).includes('"additionalProperties":{')) continue; // A map, its keys free.
           if (name === 'model' && answer.status === 404) continue; // Named as OpenAI names it.
           const said = `${route.method} ${route.path} ${name}=${JSON.stringify(value).slice(0, 40)}: ${answer.status} ${answer.text.slice(0, 300)}`;
           if (answer.status >= 500 || answer.status < 400) problems.push(`status: ${said}`);

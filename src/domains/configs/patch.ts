@@ -1,0 +1,20 @@
+import { validationError } from '../../http/validate.js';
+import { ConfigDocument, type ConfigPatch } from './configs.schema.js';
+import { mergePatch } from './merge.js';
+
+/** The document after the patch (RFC 7396); `invalid_request` naming the fields where the two together say nothing sensible. */
+export function patchDocument(document: ConfigDocument, patch: ConfigPatch): ConfigDocument {
+  const merged = mergePatch(document, patch);
+  const parsed = ConfigDocument.safeParse({ ...merged, ...networkOf(merged['network']) });
+  if (!parsed.success) throw validationError('json', parsed.error);
+  return parsed.data;
+}
+
+/** Another mode leaves behind what only the mode before it had: nobody should have to name that to be rid of it. */
+function networkOf(merged: unknown): { network?: unknown } {
+  if (typeof merged !== 'object' || merged === null || !('mode' in merged)) return {};
+  const { mode, hosts, ports } = merged as { mode: unknown; hosts?: unknown; ports?: unknown };
+  if (mode === 'none') return { network: { mode } };
+  const withPorts = ports === undefined ? {} : { ports };
+  return { network: mode === 'open' ? { mode, ...withPorts } : { mode, hosts, ...withPorts } };
+}
