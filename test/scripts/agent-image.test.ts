@@ -50,6 +50,7 @@ const TOOLS = [
   'rg',
   'python3',
   'node',
+  'npm',
 ];
 
 const label = `berth-test=${randomUUID()}`;
