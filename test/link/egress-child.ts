@@ -2,7 +2,7 @@
 import { createServer } from 'node:net';
 import { pino } from 'pino';
 import { LinkHost } from '../../src/link/host.js';
-import { EgressProxy } from '../../src/link/egress.js';
+import { type EgressAmounts, EgressProxy } from '../../src/link/egress.js';
 import type { EgressPolicy } from '../../src/link/policy.js';
 import { sha256, silentLog } from './gateway.js';
 
@@ -13,9 +13,18 @@ const options = JSON.parse(optionsText) as {
   servers: string[];
   deny: string[];
 };
+const tallies: Record<string, EgressAmounts> = {};
 const egress = new EgressProxy({
   policyOf: (identity) => options.policies[identity.instanceId.slice(4)] ?? { mode: 'none' },
   log: process.env['LINK_SHOW'] ? pino({ level: 'info' }, pino.destination(2)) : silentLog,
+  ledger: {
+    note({ instanceId }, { host, port }, amounts) {
+      const tally = (tallies[`${instanceId} ${host}:${port}`] ??= {});
+      for (const [name, amount] of Object.entries(amounts) as [keyof EgressAmounts, number][]) {
+        tally[name] = (tally[name] ?? 0) + amount;
+      }
+    },
+  },
   servers: options.servers,
   deny: options.deny,
   limits: options.limits,
@@ -27,15 +36,18 @@ const host = new LinkHost({
   egress,
   handler: (identity, request, response) => {
     request.resume();
-    response.end(JSON.stringify({ ...egress.traffic(identity.instanceId), rss: process.memoryUsage().rss }));
+    const own = Object.entries(tallies).filter(([key]) => key.startsWith(`${identity.instanceId} `));
+    const hosts = Object.fromEntries(own.map(([key, amounts]) => [key.split(' ')[1], amounts]));
+    response.end(JSON.stringify({ ...egress.traffic(identity.instanceId), hosts, rss: process.memoryUsage().rss }));
   },
 });
 for (const name of Object.keys(options.policies)) {
   await host.open({ instanceId: `ins_${name}`, deploymentId: `dep_${name}`, userId: `usr_${name}` }, sha256(`token-${name}`));
 }
-process.on('message', (message: { policies?: Record<string, EgressPolicy>; cut?: string }) => {
+process.on('message', async (message: { policies?: Record<string, EgressPolicy>; cut?: string; recheck?: string }) => {
   Object.assign(options.policies, message.policies);
   if (message.cut) host.cutTunnels(message.cut);
+  if (message.recheck) await egress.recheck(message.recheck);
   process.send?.('done');
 });
 // A service of the host itself, on every address that the host answers for.

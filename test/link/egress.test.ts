@@ -1,15 +1,13 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
 import http from 'node:http';
 import { connect, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { createInterface } from 'node:readline';
 import tls from 'node:tls';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { EgressPolicy } from '../../src/link/policy.js';
-import { until } from './gateway.js';
+import { until } from '../support/until.js';
+import { canSplit, Internet } from './internet.js';
 
 // Proxy and upstreams each live in a network namespace of their own, joined by a cable and without any way out. The upstreams have
 // globally routable addresses, and forbidden ones beside them that would answer, if only they were dialled.
@@ -21,107 +19,30 @@ const POLICIES: Record<string, EgressPolicy> = {
   hosts: { mode: 'allowlist', hosts: ['site.test', '*.site.test', '93.184.216.35', 'private.test'] },
   flip: { mode: 'open' },
   slow: { mode: 'open' },
+  narrow: { mode: 'allowlist', hosts: ['site.test', 'other.test'], ports: [80, 8080] },
+  wide: { mode: 'open', ports: [8080] },
+  counted: { mode: 'open', ports: [80, 2525] },
 };
-const FORBIDDEN = ['10.0.0.5', '169.254.169.254', '100.64.0.5', '192.168.7.7', '93.184.217.1'];
+const LIMITS = { lookUpMs: 700, dialMs: 700, helloMs: 400, idleMs: 1_500, maxPerInstance: 8 };
 
-/** Namespaces take root: a developer without it sees `skipped`. Where there is root, missing tools are a failure. */
-const canSplit = process.platform === 'linux' && process.getuid?.() === 0;
-
-const tag = `bt${process.pid % 100_000}`;
-const inside = `${tag}p`;
-const outside = `${tag}w`;
-const dir = mkdtempSync(path.join(tmpdir(), 'be-'));
-const reached: { address: string; port: number }[] = [];
+let internet: Internet;
+let dir: string;
+let reached: Internet['reached'];
 let proxy: ChildProcess;
-let world: ChildProcess;
-
-function ip(...args: string[]): void {
-  execFileSync('ip', args, { stdio: ['ignore', 'ignore', 'pipe'] });
-}
-
-function inNamespace(namespace: string, args: string[]): ChildProcess {
-  return spawn('ip', ['netns', 'exec', namespace, process.execPath, ...args], { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] });
-}
 
 beforeAll(async () => {
   if (!canSplit) return;
-  ip('netns', 'add', inside);
-  ip('netns', 'add', outside);
-  ip('link', 'add', `${tag}a`, 'netns', inside, 'type', 'veth', 'peer', 'name', `${tag}b`, 'netns', outside);
-  const p = (...args: string[]) => ip('-n', inside, ...args);
-  const w = (...args: string[]) => ip('-n', outside, ...args);
-  for (const [run, device, four, six] of [
-    [p, `${tag}a`, '45.33.1.1/24', '2606:2900::1/64'],
-    [w, `${tag}b`, '45.33.1.2/24', '2606:2900::2/64'],
-  ] as const) {
-    run('link', 'set', 'lo', 'up');
-    run('link', 'set', device, 'up');
-    run('addr', 'add', four, 'dev', device);
-    run('addr', 'add', six, 'dev', device, 'nodad');
-  }
-  p('route', 'add', 'default', 'via', '45.33.1.2');
-  p('-6', 'route', 'add', 'default', 'via', '2606:2900::2');
-  p('route', 'add', 'local', '45.77.0.0/24', 'dev', 'lo');
-  for (const address of ['93.184.216.34/32', '93.184.216.35/32', '9.9.9.9/32', ...FORBIDDEN.map((each) => `${each}/32`)]) {
-    w('addr', 'add', address, 'dev', 'lo');
-  }
-  w('route', 'add', 'blackhole', '93.184.216.99/32');
-  w('addr', 'add', '2606:2800::34/128', 'dev', 'lo', 'nodad');
-
-  const key = path.join(dir, 'key.pem');
-  const certificate = path.join(dir, 'cert.pem');
-  execFileSync(
-    'openssl',
-    [
-      'req',
-      '-x509',
-      '-newkey',
-      'ec',
-      '-pkeyopt',
-      'ec_paramgen_curve:prime256v1',
-      '-nodes',
-      '-keyout',
-      key,
-      '-out',
-      certificate,
-      '-subj',
-      '/CN=site.test',
-      '-days',
-      '2',
-    ],
-    { stdio: 'ignore' },
-  );
-  world = inNamespace(outside, [path.join(import.meta.dirname, 'world.mjs'), key, certificate]);
-  const lines = createInterface({ input: world.stdout! });
-  await once(lines, 'line');
-  lines.on('line', (line) => reached.push(JSON.parse(line) as { address: string; port: number }));
-  const options = {
-    policies: POLICIES,
-    servers: ['9.9.9.9'],
-    deny: ['93.184.217.0/24'],
-    limits: { lookUpMs: 700, dialMs: 700, helloMs: 400, idleMs: 1_500, maxPerInstance: 8 },
-  };
-  proxy = inNamespace(inside, [
-    '--import',
-    'tsx',
-    path.join(import.meta.dirname, 'egress-child.ts'),
-    path.join(dir, 'l'),
-    JSON.stringify(options),
-  ]);
+  internet = await Internet.start();
+  ({ dir, reached } = internet);
+  const options = { policies: POLICIES, servers: ['9.9.9.9'], deny: ['93.184.217.0/24'], limits: LIMITS };
+  proxy = internet.run(path.join(import.meta.dirname, 'egress-child.ts'), [path.join(dir, 'l'), JSON.stringify(options)]);
   await once(proxy, 'message');
 });
 
-afterAll(() => {
-  rmSync(dir, { recursive: true, force: true });
-  if (!canSplit) return;
-  proxy?.kill('SIGKILL');
-  world?.kill('SIGKILL');
-  for (const namespace of [inside, outside]) ip('netns', 'del', namespace);
-});
+afterAll(() => internet?.stop());
 
 afterEach(() => {
-  const wrong = reached.filter((each) => FORBIDDEN.some((address) => each.address.endsWith(address)));
-  expect(wrong).toEqual([]);
+  expect(internet?.wrong() ?? []).toEqual([]);
 });
 
 function dial(name: string): Socket {
@@ -189,9 +110,17 @@ function secure(socket: Socket, servername: string): Promise<tls.TLSSocket> {
   });
 }
 
-async function traffic(
-  name: string,
-): Promise<{ open: number; accepted: number; refused: number; bytesUp: number; bytesDown: number; rss: number }> {
+interface Traffic {
+  open: number;
+  accepted: number;
+  refused: number;
+  bytesUp: number;
+  bytesDown: number;
+  rss: number;
+  hosts: Record<string, { connections?: number; refused?: number; bytesUp?: number; bytesDown?: number }>;
+}
+
+async function traffic(name: string): Promise<Traffic> {
   const answer = await ask(dial(name), { path: '/traffic', headers: { authorization: `Bearer token-${name}` } });
   return JSON.parse(answer.body);
 }
@@ -504,6 +433,62 @@ test.runIf(canSplit)('a stricter policy counts at once, also for what is open', 
   await tell({ policies: { flip: { mode: 'none' } }, cut: 'ins_flip' });
   await closed;
   expect(await refusal('flip', 'site.test:80')).toMatch(/^403 /);
+});
+
+describe.runIf(canSplit)('a policy that becomes stricter', () => {
+  test('cuts what it forbids and leaves the rest open, without a word of the instance', async () => {
+    const kept = (await tunnel('narrow', 'site.test:8080')).socket.resume();
+    const lost = (await tunnel('narrow', 'other.test:8080')).socket.resume();
+    const plain = dial('narrow');
+    plain.write('GET http://other.test/hang HTTP/1.1\r\nHost: other.test\r\nProxy-Authorization: Bearer token-narrow\r\n\r\n');
+    await until(() => reached.some((each) => each.address.endsWith('93.184.216.35') && each.port === 80), 'the plain request');
+    const closed = Promise.all([once(lost, 'close'), once(plain.resume(), 'close')]);
+    await tell({ policies: { narrow: { mode: 'allowlist', hosts: ['site.test'], ports: [8080] } }, recheck: 'dep_narrow' });
+    await closed;
+    expect(kept.destroyed).toBe(false);
+    kept.destroy();
+  });
+
+  test('cuts what was let through unread and may hide another name', async () => {
+    const { socket } = await tunnel('wide', 'site.test:8080');
+    const closed = once(socket.resume(), 'close');
+    await tell({ policies: { wide: { mode: 'allowlist', hosts: ['site.test'], ports: [8080] } }, recheck: 'dep_wide' });
+    await closed;
+  });
+
+  test('reaches what is still being dialled', async () => {
+    await tell({ policies: { wide: { mode: 'open' } } });
+    const socket = dial('wide');
+    socket.write('CONNECT 93.184.216.99:443 HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Bearer token-wide\r\n\r\n');
+    await until(async () => (await traffic('wide')).open === 1, 'the dial to begin');
+    let said = '';
+    socket.on('data', (chunk: Buffer) => (said += chunk.toString()));
+    await tell({ policies: { wide: { mode: 'none' } }, recheck: 'dep_wide' });
+    await until(() => socket.destroyed, 'the connection to be cut');
+    expect(said).toBe('');
+  });
+});
+
+test.runIf(canSplit)('every connection is counted by host and bytes, refused ones too', async () => {
+  const { socket } = await tunnel('counted', 'site.test:2525');
+  await once(socket, 'data');
+  socket.end('hello');
+  await once(socket.resume(), 'close');
+  const url = 'http://other.test/big';
+  await ask(dial('counted'), { path: url, headers: { host: 'other.test', 'proxy-authorization': 'Bearer token-counted' } });
+  await refusal('counted', 'site.test:22');
+  await refusal('counted', 'private.test:80');
+  await refusal('counted', 'nonsense');
+  await until(async () => (await traffic('counted')).hosts['other.test:80']?.bytesDown !== undefined, 'the bytes to be counted');
+  const { hosts } = await traffic('counted');
+  expect(hosts).toEqual({
+    'site.test:2525': { connections: 1, bytesUp: 5, bytesDown: 11 },
+    'other.test:80': { connections: 1, bytesUp: expect.any(Number), bytesDown: expect.any(Number) },
+    'site.test:22': { refused: 1 },
+    'private.test:80': { refused: 1 },
+    '*:0': { refused: 1 },
+  });
+  expect(hosts['other.test:80']?.bytesDown).toBeGreaterThan(8 * 1024 * 1024);
 });
 
 /** A ClientHello with these server names, and with the mark of an encrypted one. */
