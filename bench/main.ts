@@ -11,8 +11,9 @@ import type { DatabaseKind } from './support/berth.js';
 import { isMet, printed, type Report } from './support/measure.js';
 import { Scope } from './support/scope.js';
 import { startPostgres } from './support/world.js';
+import { templates } from './templates.js';
 
-const BENCHES: Record<string, Bench> = { provision, chat, llm, get, memory };
+const BENCHES: Record<string, Bench> = { provision, chat, llm, get, memory, templates };
 const RESULTS = fileURLToPath(new URL('results/', import.meta.url));
 
 /** `npm run bench [-- NAME…]`: runs those benchmarks, or all, prints a table of each, and writes results/NAME.json. */

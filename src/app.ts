@@ -1,7 +1,7 @@
 import { createApi } from './api.js';
 import type { Config, Secrets } from './config.js';
 import type { Database } from './db/open.js';
-import { Agents } from './domains/agents/agents.js';
+import { Agents, type AgentsOptions } from './domains/agents/agents.js';
 import { moveAgentsJob } from './domains/agents/agents.jobs.js';
 import { AgentModels } from './domains/agents/models.js';
 import { AgentMoves } from './domains/agents/moves.js';
@@ -132,7 +132,9 @@ export function createApp(options: AppOptions): App {
 
   const deployments = new Deployments({ db, bus, takeUid });
   const checkModel = (model: string) => void registry.resolve(model);
-  const agents = new Agents({ db, bus, tiers, keys, deployments, gateway, defaultModel: config.defaultModel, checkModel });
+  // The templates need the agents first; by the time that an agent is made, they are there.
+  const checkRoom: AgentsOptions['checkRoom'] = (trx, userId) => templates.checkRoom(trx, userId);
+  const agents = new Agents({ db, bus, tiers, keys, deployments, gateway, defaultModel: config.defaultModel, checkModel, checkRoom });
   const skills = new Skills({ db, agents });
   const plugins = new Plugins({ db, agents, skillsNamed: (...of) => skills.named(...of) });
   const counter = new TokenCounter();

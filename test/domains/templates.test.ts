@@ -202,6 +202,24 @@ describe.each(databaseKinds)('templates on %s', (database) => {
       expect((await put(DEFAULTS, { 'IDENTITY.md': 'short' })).status).toBe(200);
     });
 
+    test('agents that no longer fit beside the others are refused, one that has a container of its own is not', async () => {
+      user = await owner(
+        Array.from({ length: 20 }, (_, i) => `a${i}`),
+        'business',
+      );
+      const wide = '\u0001'.repeat(19_900);
+      expect((await put(DEFAULTS, { 'SOUL.md': wide, 'IDENTITY.md': wide })).status).toBe(200);
+      const wish = (more: object) => app.post('/api/v1/users/me/agents', user.key, more);
+      expect((await wish(Array.from({ length: 15 }, (_, i) => ({ name: `b${i}` })))).status).toBe(413);
+      expect((await get('/api/v1/users/me/agents')).json.pagination.total).toBe(20);
+      expect((await wish(Array.from({ length: 9 }, (_, i) => ({ name: `b${i}` })))).status).toBe(202);
+      const told = '\u0002'.repeat(19_900);
+      expect((await app.call('PUT', '/api/v1/users/me/agents/a1', { key: user.key, body: { instructions: told } })).status).toBe(
+        413,
+      );
+      expect((await wish({ name: 'apart', isolation: 'dedicated', instructions: told })).status).toBe(202);
+    });
+
     test('a version that was seen is a guard, and of two writers one is told', async () => {
       user = await owner(['manager']);
       for (const [path, body] of [

@@ -29,6 +29,8 @@ export interface AgentsOptions {
   defaultModel: string;
   /** Throws `invalid_request` when no provider serves the model. */
   checkModel: (model: string) => void;
+  /** Throws `payload_too_large` when the texts of the user's agents are more than their gateways take. */
+  checkRoom: (trx: Transaction<Schema>, userId: string) => Promise<void>;
 }
 
 /** Where a turn of an agent goes. */
@@ -49,6 +51,8 @@ export interface AgentRoute {
 }
 
 const NO_NETWORK: NetworkPolicy = { mode: 'none' };
+/** So many agents fit into one container, whatever their texts are; the making of the first ones must not wait for a look. */
+const FEW_AGENTS = 14;
 /** An admin sees this many models at most: a list of all tenants' agents has no end. */
 const ADMIN_MODELS_AT_MOST = 1_000;
 
@@ -69,9 +73,10 @@ export class Agents {
   async create(userId: string, wishes: CreateAgent[], caller: Caller, requestId: string): Promise<NewAgentAnswer[]> {
     for (const [index, wish] of wishes.entries()) this.#check(wish, wishes, index);
     const made = await this.#db.transaction().execute(async (trx) => {
-      await this.#makeRoom(trx, userId, wishes.length);
+      const total = await this.#makeRoom(trx, userId, wishes.length);
       const created: { id: string; key: string; deploymentId: string }[] = [];
       for (const wish of wishes) created.push(await this.#insert(trx, userId, wish));
+      if (total > FEW_AGENTS) await this.#options.checkRoom(trx, userId);
       // Read before the commit: after it, a failure would lose keys that are shown this once.
       const answers: NewAgentAnswer[] = [];
       for (const { id, key } of created) answers.push({ ...answerOf(await this.#find(trx, userId, id)), api_key: key });
@@ -115,6 +120,7 @@ export class Agents {
       const configVersion = await this.#options.deployments.changed(trx, userId, row.deployment_id);
       const held = await store.updateAgent(trx, userId, row.id, { ...wish, config_version: configVersion }, version);
       if (!held) throw new AppError('precondition_failed', 'the agent has changed since that version');
+      if ((wish.instructions?.length ?? 0) > (row.instructions?.length ?? 0)) await this.#options.checkRoom(trx, userId);
       const answer = await this.#find(trx, userId, row.id);
       await appendEvent(trx, userId, {
         type: 'agent.updated',
@@ -323,11 +329,12 @@ export class Agents {
     if (wish.model !== undefined) this.#options.checkModel(wish.model);
   }
 
-  async #makeRoom(trx: Transaction<Schema>, userId: string, more: number): Promise<void> {
+  /** How many there will be; `limit_exceeded` where those are too many. */
+  async #makeRoom(trx: Transaction<Schema>, userId: string, more: number): Promise<number> {
     const user = await this.#lockUser(trx, userId);
     const tier = await this.#options.tiers.getIn(trx, user.tier);
     const have = await store.countAgents(trx, userId);
-    if (have + more <= tier.max_agents) return;
+    if (have + more <= tier.max_agents) return have + more;
     throw new AppError(
       'limit_exceeded',
       `tier ${tier.name} allows ${tier.max_agents} agents; ${have} exist and ${more} more were asked for`,

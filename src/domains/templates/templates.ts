@@ -153,7 +153,7 @@ export class Templates {
       const layers = before.layers.copy(variables);
       checkDefaults(layers);
       checkCaps(layers, before.agents);
-      checkRoom(before.layers, layers, before.agents);
+      checkRoom(layers, before.agents, before.layers);
       const { version, updated_at } = await store.writeVariables(trx, userId, variables);
       const deploymentIds = await this.#agents.touchAll(trx, userId);
       await appendEvent(trx, userId, {
@@ -177,6 +177,13 @@ export class Templates {
     const ids = agents.map(({ id }) => id);
     const layers = await this.#read(db, userId, ids);
     return new Map(agents.map((agent) => [agent.id, deliver(layers.texts(agent.id), layers.values(agent))]));
+  }
+
+  /** `payload_too_large` where the user's agents, as they are in the transaction, would be more than their gateways take. */
+  async checkRoom(trx: Transaction<Schema>, userId: string): Promise<void> {
+    const agents = await store.readAgents(trx, userId);
+    const ids = agents.map(({ id }) => id);
+    checkRoom(await this.#read(trx, userId, ids), agents);
   }
 
   /** What the agent is told when it is woken on schedule, as of now; empty where it is not to be woken. */
@@ -232,11 +239,8 @@ export class Templates {
     if (agentId === null) checkDefaults(after);
     checkCaps(after, concerned);
     const deploymentIds = new Set(concerned.map((agent) => agent.deployment_id));
-    checkRoom(
-      before,
-      after,
-      agents.filter((agent) => deploymentIds.has(agent.deployment_id)),
-    );
+    const beside = agents.filter((agent) => deploymentIds.has(agent.deployment_id));
+    checkRoom(after, beside, before);
     checkHistory(after);
     return after;
   }
