@@ -50,7 +50,7 @@ const STATEMENTS = [
   // Which master keys each Berth process has: nothing is sealed under one that another process cannot open.
   `create table vault_keyrings (
     process_id text primary key,
-    known text[] not null,
+    known text not null,
     sealing text not null,
     updated_at timestamptz not null default now()
   )`,

@@ -33,6 +33,8 @@ import type { Traffic } from './domains/traffic/traffic.js';
 import { trafficRoutes } from './domains/traffic/traffic.routes.js';
 import type { Usage } from './domains/usage/usage.js';
 import { usageRoutes } from './domains/usage/usage.routes.js';
+import type { VaultRotation } from './domains/vault-rotation/vault-rotation.js';
+import { vaultRotationRoutes } from './domains/vault-rotation/vault-rotation.routes.js';
 import type { Users } from './domains/users/users.js';
 import { usersRoutes } from './domains/users/users.routes.js';
 import { docsRoutes } from './http/docs.js';
@@ -56,6 +58,7 @@ export interface ApiParts {
   metrics: HttpMetrics;
   plugins: Plugins;
   publicUrl: string | undefined;
+  rotation: VaultRotation;
   secrets: Secrets;
   /** Of every stream, where it is not to be as usual. */
   stream?: StreamOptions | undefined;
@@ -91,6 +94,7 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, templatesRoutes(parts.templates));
   app.route(BASE, templateHistoryRoutes(parts.templates));
   app.route(BASE, secretsRoutes(parts.secrets));
+  app.route(BASE, vaultRotationRoutes(parts.rotation));
   app.route(BASE, usageRoutes(usage));
   app.route(BASE, logsRoutes(logs, parts.stream));
   app.route(BASE, healthRoutes({ version }));

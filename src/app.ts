@@ -19,8 +19,9 @@ import { DeploymentWork } from './domains/deployments/work.js';
 import { Files } from './domains/files/files.js';
 import { Health } from './domains/health/health.js';
 import { Idempotency } from './domains/idempotency/idempotency.js';
+import { KeptAnswers } from './domains/idempotency/kept-answers.js';
 import { pruneIdempotencyJob } from './domains/idempotency/idempotency.jobs.js';
-import { heartbeatJob, type Installation, signOff, takeUid } from './domains/installation/installation.js';
+import { adoptMasterKey, heartbeatJob, type Installation, readKeyCheck, signOff, takeUid } from './domains/installation/installation.js';
 import { Logs } from './domains/logs/logs.js';
 import { Plugins } from './domains/plugins/plugins.js';
 import { Skills } from './domains/skills/skills.js';
@@ -29,8 +30,11 @@ import { Templates } from './domains/templates/templates.js';
 import { Tiers } from './domains/tiers/tiers.js';
 import { Traffic } from './domains/traffic/traffic.js';
 import { pruneTrafficJob, recheckEgressJob, writeTrafficJob } from './domains/traffic/traffic.jobs.js';
+import { rotateVaultJob } from './domains/vault-rotation/vault-rotation.jobs.js';
+import { VaultRotation } from './domains/vault-rotation/vault-rotation.js';
 import { Usage } from './domains/usage/usage.js';
 import { usageJob } from './domains/usage/usage.jobs.js';
+import { DataKeys } from './domains/users/data-keys.js';
 import { Users } from './domains/users/users.js';
 import { eraseUsersJob } from './domains/users/users.jobs.js';
 import { Outbox } from './events/outbox.js';
@@ -50,6 +54,7 @@ import { createProviders, ProviderRegistry } from './llm/providers.js';
 import { linkSyncJob } from './reconciler/link-sync.js';
 import { Reconciler, type ReconcilerOptions } from './reconciler/reconciler.js';
 import type { Runtime } from './runtime/runtime.js';
+import type { KeyFiles } from './vault/key-files.js';
 import type { Vault } from './vault/vault.js';
 
 export interface AppOptions {
@@ -58,6 +63,8 @@ export interface AppOptions {
   adminKey: string;
   database: Database;
   vault: Vault;
+  /** Where the master key is kept; absent where it comes from the environment. */
+  keyFiles?: KeyFiles | undefined;
   installation: Installation;
   runtime: Runtime;
   /** Names this process in leases, sockets and rows. */
@@ -153,6 +160,13 @@ export function createApp(options: AppOptions): App {
   const health = new Health({ db, runtime });
   const metrics = new HttpMetrics(undefined, { process: true });
 
+  const rotation = new VaultRotation({
+    ...{ db, bus, vault, log, processId, files: options.keyFiles, alone: database.kind === 'pglite' },
+    resealed: [new DataKeys({ vault, log }), new KeptAnswers({ vault })],
+    adopt: (trx) => adoptMasterKey(trx, vault),
+    keyCheck: readKeyCheck,
+  });
+
   const api = createApi({
     agents,
     chat,
@@ -167,6 +181,7 @@ export function createApp(options: AppOptions): App {
     metrics,
     plugins,
     publicUrl: config.publicUrl,
+    rotation,
     secrets: userSecrets,
     stream: options.stream,
     skills,
@@ -211,7 +226,9 @@ export function createApp(options: AppOptions): App {
   const linkSync = new Loop(linkSyncJob({ work, links, log, onEnded: (instanceId) => egress.forget(instanceId) }), log);
   const erase = new Loop(eraseUsersJob(users), log);
   const moves = new AgentMoves({ db, log, deployments, state: new StateClient({ links }) });
+  const rotate = new Loop(rotateVaultJob(rotation), log);
   const loops = [
+    rotate,
     linkSync,
     erase,
     ...[heartbeatJob(db, processId), usageJob(usage), settleTurnsJob(chat), pruneIdempotencyJob(idempotency), moveAgentsJob(moves),
@@ -224,9 +241,11 @@ export function createApp(options: AppOptions): App {
     edge,
     async start() {
       await heartbeatJob(db, processId).run(new AbortController().signal);
+      await rotation.join();
       if (database.kind === 'pglite') await work.dropAllLeases();
       bus.subscribe('instance', () => linkSync.wake());
       bus.subscribe('user', () => erase.wake());
+      bus.subscribe('vault', () => rotate.wake());
       bus.subscribe('deployment', (id) => {
         egress.recheck(id).catch((error: unknown) => log.error({ err: error }, 'egress could not be held to its policy'));
       });

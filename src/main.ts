@@ -17,6 +17,7 @@ import { createLog, type Log } from './lib/log.js';
 import { DockerRuntime } from './runtime/docker/docker.js';
 import { ProcessRuntime } from './runtime/process/process.js';
 import type { Runtime } from './runtime/runtime.js';
+import { KeyFiles } from './vault/key-files.js';
 import { loadOrCreateMasterKey } from './vault/master-key.js';
 import { Vault, wipe } from './vault/vault.js';
 import { VaultError } from './vault/vault-error.js';
@@ -36,7 +37,7 @@ async function run(): Promise<void> {
     const database = await openDatabase({ databaseUrl: secrets.databaseUrl, dataDir: config.dataDir, log });
     closers.push(() => database.close());
     await migrate(database.db);
-    const { vault, installation } = await unlock(database, config, secrets);
+    const { vault, installation, keyFiles } = await unlock(database, config, secrets);
     const admin = await loadOrCreateAdminKey(config.dataDir, secrets.adminApiKey);
     const runtime = createRuntime(config, installation.id, log);
     const processId = `p${randomBytes(4).toString('hex')}`;
@@ -46,6 +47,7 @@ async function run(): Promise<void> {
       adminKey: admin.key,
       database,
       vault,
+      keyFiles,
       installation,
       runtime,
       processId,
@@ -79,13 +81,14 @@ async function unlock(
   database: Database,
   config: Config,
   secrets: Secrets,
-): Promise<{ vault: Vault; installation: Installation }> {
+): Promise<{ vault: Vault; installation: Installation; keyFiles: KeyFiles | undefined }> {
   const { masterKey, previous, madeFile } = await loadOrCreateMasterKey(config.dataDir, secrets);
-  const vault = await Vault.open({ masterKey, previous });
+  const keyFiles = secrets.masterKey === undefined ? new KeyFiles(config.dataDir) : undefined;
+  const vault = await Vault.open({ masterKey, previous, read: keyFiles && (() => keyFiles.readAll()) });
   wipe(masterKey);
   if (previous) wipe(previous);
   try {
-    return { vault, installation: await openInstallation({ db: database.db, vault, dataDir: config.dataDir }) };
+    return { vault, keyFiles, installation: await openInstallation({ db: database.db, vault, dataDir: config.dataDir }) };
   } catch (error) {
     // The database was sealed under a key that is not here: the one just made opens nothing and must not be taken for it.
     if (madeFile !== undefined && error instanceof VaultError) await rm(madeFile, { force: true });

@@ -98,6 +98,8 @@ const OWNERS: Record<string, string> = {
   usage_months: 'usage',
   deletions: 'users',
   users: 'users',
+  vault_keyrings: 'vault-rotation',
+  vault_rotations: 'vault-rotation',
   events: 'events',
   event_counters: 'events',
 };

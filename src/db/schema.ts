@@ -13,6 +13,7 @@ import type { EgressTrafficTable } from '../domains/traffic/traffic.table.js';
 import type { TiersTable } from '../domains/tiers/tiers.table.js';
 import type { UsageMonthsTable, UsageTable } from '../domains/usage/usage.table.js';
 import type { DeletionsTable, UsersTable } from '../domains/users/users.table.js';
+import type { VaultKeyringsTable, VaultRotationsTable } from '../domains/vault-rotation/vault-rotation.table.js';
 import type { EventCountersTable, EventsTable } from '../events/events.table.js';
 
 /** Every table, by name. One line a table; the columns are described in the domain that owns them. */
@@ -45,4 +46,6 @@ export interface Schema {
   usage: UsageTable;
   usage_months: UsageMonthsTable;
   users: UsersTable;
+  vault_keyrings: VaultKeyringsTable;
+  vault_rotations: VaultRotationsTable;
 }

@@ -213,6 +213,7 @@ const TOPICS: ReadonlySet<string> = new Set<Message['topic']>([
   'instance',
   'event',
   'tier',
+  'vault',
   'beat',
 ]);
 

@@ -27,19 +27,64 @@ function deriveMasterKey(master: Uint8Array): MasterKey {
   };
 }
 
-/** The master keys in use: new things are sealed under the current one, old things open under either. */
-export class KeyRing {
-  readonly current: MasterKey;
-  readonly previous: MasterKey | undefined;
+/** Of a master key, in hexadecimal: names it, and tells nothing else about it. `sodium.ready` must have come. */
+export function masterKeyId(master: Uint8Array): string {
+  return deriveMasterKey(master).id.toString('hex');
+}
 
-  constructor(masterKey: Uint8Array, previous?: Uint8Array) {
-    this.current = deriveMasterKey(masterKey);
-    this.previous = previous && deriveMasterKey(previous);
+/** Reads the master keys that are there now, such as those in files. */
+export type ReadKeys = () => Uint8Array[];
+
+/** The master keys of this process: new things are sealed under the current one, old things open under any. */
+export class KeyRing {
+  #current: MasterKey;
+  readonly #keys: MasterKey[];
+  readonly #read: ReadKeys | undefined;
+
+  constructor(masterKey: Uint8Array, previous?: Uint8Array, read?: ReadKeys) {
+    this.#current = deriveMasterKey(masterKey);
+    this.#keys = [this.#current, ...(previous ? [deriveMasterKey(previous)] : [])];
+    this.#read = read;
+    this.reload();
   }
 
+  get current(): MasterKey {
+    return this.#current;
+  }
+
+  get all(): readonly MasterKey[] {
+    return this.#keys;
+  }
+
+  /** A key that is not known may have been made by another process since the last look. */
   byId(id: Uint8Array): MasterKey {
-    const found = [this.current, this.previous].find((key) => key?.id.equals(id));
+    const found = this.#find(id) ?? (this.reload(), this.#find(id));
     if (found) return found;
-    throw new VaultError('wrong_key', 'sealed under a master key that is neither MASTER_KEY nor MASTER_KEY_PREVIOUS');
+    throw new VaultError(
+      'wrong_key',
+      'sealed under a master key that is neither MASTER_KEY nor MASTER_KEY_PREVIOUS, nor in DATA_DIR',
+    );
+  }
+
+  byCheck(check: Buffer): MasterKey | undefined {
+    const find = () => this.#keys.find((key) => key.check.equals(check));
+    return find() ?? (this.reload(), find());
+  }
+
+  use(key: MasterKey): void {
+    this.#current = key;
+  }
+
+  /** Looks for keys that came since. None is ever dropped: what was sealed under it may still be there. */
+  reload(): void {
+    for (const master of this.#read?.() ?? []) {
+      const key = deriveMasterKey(master);
+      master.fill(0);
+      if (!this.#find(key.id)) this.#keys.push(key);
+    }
+  }
+
+  #find(id: Uint8Array): MasterKey | undefined {
+    return this.#keys.find((key) => key.id.equals(id));
   }
 }

@@ -12,7 +12,7 @@ import {
   type Sealed,
   VALUE,
 } from './format.js';
-import { KeyRing } from './key-ring.js';
+import { KeyRing, type ReadKeys } from './key-ring.js';
 import { VaultError } from './vault-error.js';
 
 /** Where a sealed value belongs. Bytes moved to another place do not open there. */
@@ -30,6 +30,8 @@ export interface VaultOptions {
   masterKey: Uint8Array;
   /** The master key before this one, while data keys are still wrapped under it. */
   previous?: Uint8Array | undefined;
+  /** Reads further keys, now and whenever one is met that is not known. */
+  read?: ReadKeys | undefined;
 }
 
 interface DataKey {
@@ -54,9 +56,9 @@ export class Vault {
     this.#ring = ring;
   }
 
-  static async open({ masterKey, previous }: VaultOptions): Promise<Vault> {
+  static async open({ masterKey, previous, read }: VaultOptions): Promise<Vault> {
     await sodium.ready;
-    return new Vault(new KeyRing(masterKey, previous));
+    return new Vault(new KeyRing(masterKey, previous, read));
   }
 
   // ---- master keys ---------------------------------------------------------------------------------------------------------
@@ -71,16 +73,38 @@ export class Vault {
    * changed: once all data keys and installation values are sealed anew, `keyCheck()` is to be stored again.
    */
   verifyKeyCheck(stored: Uint8Array): 'current' | 'previous' {
-    const { current, previous } = this.#ring;
     if (stored[0] !== KEY_CHECK) throw new VaultError('malformed', 'the stored check of the master key is not one');
-    const check = Buffer.from(stored.subarray(1));
-    if (current.check.equals(check)) return 'current';
-    if (previous?.check.equals(check)) return 'previous';
+    const found = this.#ring.byCheck(Buffer.from(stored.subarray(1)));
+    if (found) return found === this.#ring.current ? 'current' : 'previous';
     throw new VaultError(
       'wrong_key',
       'the master key is not the one this database was sealed with. Nothing was changed. Give the right one in MASTER_KEY ' +
         '(or DATA_DIR/master.key); after a change of keys, give the old one in MASTER_KEY_PREVIOUS.',
     );
+  }
+
+  /** Ids of the master keys that this process has, in hexadecimal; keys that came since the last look are among them. */
+  masterKeyIds(): string[] {
+    this.#ring.reload();
+    return this.#ring.all.map(({ id }) => id.toString('hex'));
+  }
+
+  /** The id of the master key that the vault was opened with. */
+  get configuredId(): string {
+    return this.#ring.all[0]?.id.toString('hex') ?? '';
+  }
+
+  /** The id of the master key that new things are sealed under. */
+  get sealingId(): string {
+    return this.#ring.current.id.toString('hex');
+  }
+
+  /** From now on new things are sealed under the key with this id, or the one that a stored `keyCheck` was made with. */
+  sealUnder(key: string | Uint8Array): void {
+    if (typeof key === 'string') return this.#ring.use(this.#ring.byId(Buffer.from(key, 'hex')));
+    this.verifyKeyCheck(key);
+    const found = this.#ring.byCheck(Buffer.from(key.subarray(1)));
+    if (found) this.#ring.use(found);
   }
 
   // ---- data keys -----------------------------------------------------------------------------------------------------------
@@ -109,7 +133,10 @@ export class Vault {
 
   /** Overwrites the unwrapped copy in memory; to be called when its user is deleted. */
   forget(dataKeySealed: Uint8Array): void {
-    this.#drop(mapKey(dataKeySealed));
+    const of = (at: string) => this.#dataKeys.get(at)?.id.toString('hex');
+    const id = of(mapKey(dataKeySealed));
+    // From before a rotation there may be another sealed form of the same key.
+    for (const at of id === undefined ? [] : this.#dataKeys.keys()) if (of(at) === id) this.#drop(at);
   }
 
   #wrap(key: Uint8Array, userId: string): Buffer {
@@ -179,6 +206,16 @@ export class Vault {
   sealInstallation(place: InstallationPlace, plain: Uint8Array): Buffer {
     const { id, installation } = this.#ring.current;
     return encrypt(headerOf(INSTALLATION, id), bind(INSTALLATION, place.name, place.version), plain, installation);
+  }
+
+  /** The same bytes sealed under the current master key. */
+  resealInstallation(place: InstallationPlace, bytes: Uint8Array): Buffer {
+    const plain = this.openInstallation(place, bytes);
+    try {
+      return this.sealInstallation(place, plain);
+    } finally {
+      wipe(plain);
+    }
   }
 
   openInstallation(place: InstallationPlace, bytes: Uint8Array): Buffer {

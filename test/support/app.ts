@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -17,6 +17,7 @@ import { FakeEngine } from '../../src/runtime/fake/engine.js';
 import { FakeRuntime } from '../../src/runtime/fake/fake.js';
 import { ProcessRuntime } from '../../src/runtime/process/process.js';
 import type { Runtime } from '../../src/runtime/runtime.js';
+import { KeyFiles } from '../../src/vault/key-files.js';
 import { Vault } from '../../src/vault/vault.js';
 import { bundleGateway } from '../agent-image/gateway.js';
 import { type DatabaseKind, testDatabase, type TestDatabase } from './database.js';
@@ -207,7 +208,9 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
     ...options.env,
   });
   const masterKey = beside?.masterKey ?? randomBytes(32);
-  const vault = await Vault.open({ masterKey: Buffer.from(masterKey) });
+  if (!beside) await writeFile(join(dataDir, 'master.key'), masterKey.toString('base64'), { mode: 0o600 });
+  const keyFiles = new KeyFiles(dataDir);
+  const vault = await Vault.open({ masterKey: Buffer.from(masterKey), read: () => keyFiles.readAll() });
   const installation = await openInstallation({ db: database.db, vault, dataDir });
   const adminKey = beside?.adminKey ?? newKeyText('admin', newId('key'));
   const engine = options.engine ?? beside?.engine ?? new FakeEngine();
@@ -230,6 +233,7 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
     adminKey,
     database,
     vault,
+    keyFiles,
     installation,
     runtime,
     processId,

@@ -3,7 +3,8 @@ import { chmod, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { loadOrCreateMasterKey, parseMasterKey } from '../../src/vault/master-key.js';
+import { parseMasterKey } from '../../src/vault/key-files.js';
+import { loadOrCreateMasterKey } from '../../src/vault/master-key.js';
 
 let dir: string;
 beforeEach(async () => {

@@ -89,6 +89,43 @@ export async function release(db: Db, userId: string | null, row: Claim): Promis
     .execute();
 }
 
+/** What names a row with an answer. */
+export type AnswerKey = Omit<Claim, 'attempt'>;
+
+const sealedElsewhere = (keyId: Buffer) => sql<boolean>`answer is not null and substring(answer from 2 for 8) <> ${keyId}`;
+
+/** Answers that are sealed under another master key than that. */
+export async function countSealedElsewhereAcrossTenants(db: Db, keyId: Buffer): Promise<number> {
+  const row = await db
+    .selectFrom('idempotency_keys')
+    .select((eb) => eb.fn.countAll().as('n'))
+    .where(sealedElsewhere(keyId))
+    .executeTakeFirstOrThrow();
+  return Number(row.n);
+}
+
+/** Some of them, held until the end of the transaction; those that another holds are passed over. */
+export async function takeSealedElsewhereAcrossTenants(db: Db, keyId: Buffer, atMost: number) {
+  return db
+    .selectFrom('idempotency_keys')
+    .select(['caller', 'route', 'key_digest', 'answer'])
+    .where(sealedElsewhere(keyId))
+    .limit(atMost)
+    .forUpdate()
+    .skipLocked()
+    .execute();
+}
+
+export async function setAnswerAcrossTenants(db: Db, row: AnswerKey, answer: Buffer | null): Promise<void> {
+  await db
+    .updateTable('idempotency_keys')
+    .set({ answer })
+    .where('caller', '=', row.caller)
+    .where('route', '=', row.route)
+    .where('key_digest', '=', row.key_digest)
+    .execute();
+}
+
 /** Deletes up to `atMost` rows that are older than that; returns how many. */
 export async function pruneAcrossTenants(db: Db, keptS: number, atMost: number): Promise<number> {
   const old = db

@@ -3,6 +3,7 @@ import type { Schema } from '../../db/schema.js';
 import type { Begun, IdempotencyEntry, IdempotencyStore, KeptAnswer } from '../../http/idempotency.js';
 import { AppError } from '../../lib/errors.js';
 import type { Vault } from '../../vault/vault.js';
+import { VaultError } from '../../vault/vault-error.js';
 import * as store from './idempotency.store.js';
 
 const KEPT_S = 24 * 60 * 60;
@@ -68,7 +69,14 @@ export class Idempotency implements IdempotencyStore {
   }
 
   #open(entry: IdempotencyEntry, status: number | null, sealed: Buffer | null): KeptAnswer | undefined {
-    return sealed === null ? undefined : unpack(status ?? 200, this.#vault.openInstallation(placeOf(entry), sealed));
+    if (sealed === null) return undefined;
+    try {
+      return unpack(status ?? 200, this.#vault.openInstallation(placeOf(entry), sealed));
+    } catch (error) {
+      // Altered, or of a master key that is gone: the request was carried out, and must not be carried out again.
+      if (error instanceof VaultError) return undefined;
+      throw error;
+    }
   }
 }
 
@@ -77,7 +85,7 @@ function claimOf({ caller, route, keyDigest, attempt }: IdempotencyEntry): store
 }
 
 /** An answer opens only where it was kept. */
-function placeOf({ caller, route, keyDigest }: IdempotencyEntry) {
+export function placeOf({ caller, route, keyDigest }: Pick<IdempotencyEntry, 'caller' | 'route' | 'keyDigest'>) {
   return { name: `idempotency ${caller} ${route} ${keyDigest}`, version: 1 };
 }
 

@@ -20,6 +20,10 @@ export async function insertInstallationAcrossTenants(
   return db.selectFrom('installation').selectAll().executeTakeFirstOrThrow();
 }
 
+export async function setSealedAcrossTenants(db: Db, values: { pepper: Buffer; key_check: Buffer }): Promise<void> {
+  await db.updateTable('installation').set(values).execute();
+}
+
 /** The next uid of this installation's range; after the last comes the first. */
 export async function takeUidAcrossTenants(db: Db, uidsInRange: number): Promise<number> {
   const row = await db

@@ -35,6 +35,8 @@ export async function openInstallation({ db, vault, dataDir }: InstallationOptio
   const existing = await store.readInstallationAcrossTenants(db);
   const row = existing ?? (await store.insertInstallationAcrossTenants(db, newInstallation(vault)));
   vault.verifyKeyCheck(row.key_check);
+  // While the key is being changed the one that this process was given may not be the one in use yet.
+  vault.sealUnder(row.key_check);
   await matchFolder(dataDir, row.id);
   return { id: row.id, pepper: vault.openInstallation({ name: 'pepper', version: 1 }, row.pepper) };
 }
@@ -60,6 +62,21 @@ async function matchFolder(dataDir: string, id: string): Promise<void> {
     `DATA_DIR belongs to installation ${onDisk || '(empty file)'}, the database to ${id}. One of the two is a copy: ` +
       `use the matching pair, or remove ${path} if this folder should serve that database from now on.`,
   );
+}
+
+/** What is stored to tell the master key from another. */
+export async function readKeyCheck(db: Kysely<Schema>): Promise<Buffer> {
+  const row = await store.readInstallationAcrossTenants(db);
+  if (!row) throw new Error('the installation is gone from its database');
+  return row.key_check;
+}
+
+/** Makes the vault's current master key the key: what belongs to the installation is sealed anew, and its check stored, both or neither. */
+export async function adoptMasterKey(trx: Transaction<Schema>, vault: Vault): Promise<void> {
+  const row = await store.readInstallationAcrossTenants(trx);
+  if (!row) throw new Error('the installation is gone from its database');
+  const pepper = vault.resealInstallation({ name: 'pepper', version: 1 }, row.pepper);
+  await store.setSealedAcrossTenants(trx, { pepper, key_check: vault.keyCheck() });
 }
 
 /** Says that this process lives, so that others settle what it leaves behind only once it is dead. */

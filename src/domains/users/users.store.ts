@@ -67,6 +67,36 @@ export async function readErasableAcrossTenants(db: Db) {
     .execute();
 }
 
+const wrappedElsewhere = (keyId: Buffer) => sql<boolean>`substring(data_key from 2 for 8) <> ${keyId}`;
+
+/** Users whose data key is wrapped under another master key than that. */
+export async function countWrappedElsewhereAcrossTenants(db: Db, keyId: Buffer, without: string[]): Promise<number> {
+  const row = await db
+    .selectFrom('users')
+    .select((eb) => eb.fn.countAll().as('n'))
+    .where(wrappedElsewhere(keyId))
+    .where('id', '<>', sql<string>`all(${without})`)
+    .executeTakeFirstOrThrow();
+  return Number(row.n);
+}
+
+/** Some of them, held until the end of the transaction; those that another holds are passed over. */
+export async function takeWrappedElsewhereAcrossTenants(db: Db, keyId: Buffer, without: string[], atMost: number) {
+  return db
+    .selectFrom('users')
+    .select(['id', 'data_key'])
+    .where(wrappedElsewhere(keyId))
+    .where('id', '<>', sql<string>`all(${without})`)
+    .limit(atMost)
+    .forNoKeyUpdate()
+    .skipLocked()
+    .execute();
+}
+
+export async function setDataKey(db: Db, userId: string, dataKey: Buffer): Promise<void> {
+  await db.updateTable('users').set({ data_key: dataKey }).where('id', '=', userId).execute();
+}
+
 /** The last row goes; a digest of the id stays, so that it can be shown that the deletion was done. */
 export async function eraseUser(db: Db, userId: string): Promise<void> {
   await db.deleteFrom('users').where('id', '=', userId).execute();
