@@ -5,6 +5,7 @@ import * as secrets from './0003_secrets.js';
 import * as skills from './0004_skills.js';
 import * as plugins from './0005_plugins.js';
 import * as configs from './0006_configs.js';
+import * as heartbeats from './0007_heartbeats.js';
 import * as sleep from './0008_sleep.js';
 import * as idle from './0009_idle.js';
 
@@ -17,5 +18,6 @@ export const migrations: Record<string, Migration> = {
   '0005_plugins': plugins,
   '0006_configs': configs,
   '0008_sleep': sleep,
+  '0007_heartbeats': heartbeats,
   '0009_idle': idle,
 };

@@ -16,6 +16,8 @@ import type { Files } from './domains/files/files.js';
 import { filesRoutes } from './domains/files/files.routes.js';
 import type { Health } from './domains/health/health.js';
 import { healthRoutes, livenessRoutes, readyRoutes } from './domains/health/health.routes.js';
+import type { Heartbeats } from './domains/heartbeats/heartbeats.js';
+import { heartbeatsRoutes } from './domains/heartbeats/heartbeats.routes.js';
 import type { Logs } from './domains/logs/logs.js';
 import { logsRoutes } from './domains/logs/logs.routes.js';
 import type { Plugins } from './domains/plugins/plugins.js';
@@ -55,6 +57,8 @@ export interface ApiParts {
   health: Health;
   keys: ApiKeys;
   logs: Logs;
+  installs: SkillInstalls;
+  heartbeats: Heartbeats;
   metrics: HttpMetrics;
   plugins: Plugins;
   publicUrl: string | undefined;
@@ -92,6 +96,7 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, pluginsRoutes(parts.plugins));
   app.route(BASE, skillsRoutes(parts.skills));
   app.route(BASE, templatesRoutes(parts.templates));
+  app.route(BASE, heartbeatsRoutes(parts.heartbeats));
   app.route(BASE, templateHistoryRoutes(parts.templates));
   app.route(BASE, secretsRoutes(parts.secrets));
   app.route(BASE, vaultRotationRoutes(parts.rotation));

@@ -21,6 +21,8 @@ import { Health } from './domains/health/health.js';
 import { Idempotency } from './domains/idempotency/idempotency.js';
 import { KeptAnswers } from './domains/idempotency/kept-answers.js';
 import { pruneIdempotencyJob } from './domains/idempotency/idempotency.jobs.js';
+import { Heartbeats } from './domains/heartbeats/heartbeats.js';
+import { beatJob, pruneBeatsJob } from './domains/heartbeats/heartbeats.jobs.js';
 import { adoptMasterKey, heartbeatJob, type Installation, readKeyCheck, signOff, takeUid } from './domains/installation/installation.js';
 import { Logs } from './domains/logs/logs.js';
 import { Plugins } from './domains/plugins/plugins.js';
@@ -86,6 +88,8 @@ export interface AppOptions {
 
 export interface App {
   edge: Edge;
+  /** How often heartbeats are looked at, where it is not to be as usual. */
+  heartbeats?: { everyMs: number };
   /** Listens for instances and begins to reconcile. */
   start(): Promise<void>;
   /** Ends what runs, in reverse order; instances go on. */
@@ -153,7 +157,7 @@ export function createApp(options: AppOptions): App {
   const chat = new Chat({ db, log, agents, gateway, processId, readyTimeoutMs: config.readyTimeoutMs });
   const fileClient = new FilesClient({ links, times: options.files?.times });
   const files = new Files({ db, agents, client: fileClient, readyTimeoutMs: config.readyTimeoutMs });
-  const erasers = [chat, userSecrets, templates, plugins, skills, traffic, usage, new Outbox()];
+  const erasers = [chat, heartbeats, userSecrets, templates, plugins, skills, traffic, usage, new Outbox()];
   const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers });
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
   const logs = new Logs({ db, bus, runtime, secrets: userSecrets });
@@ -170,6 +174,7 @@ export function createApp(options: AppOptions): App {
   const api = createApi({
     agents,
     chat,
+  const heartbeats = new Heartbeats({ db, log, agents, chat, configs, templates, processId });
     completions,
     context,
     configs,
@@ -195,6 +200,8 @@ export function createApp(options: AppOptions): App {
   const edge = new Edge(api, {
     authenticator: keys,
     directory: users,
+    heartbeats,
+    installs,
     log,
     config,
     limits: async (caller) => (caller.kind === 'admin' ? undefined : (await tiers.get(caller.tier)).requests_per_minute),
@@ -231,7 +238,8 @@ export function createApp(options: AppOptions): App {
     rotate,
     linkSync,
     erase,
-    ...[heartbeatJob(db, processId), usageJob(usage), settleTurnsJob(chat), pruneIdempotencyJob(idempotency), moveAgentsJob(moves),
+    ...[heartbeatJob(db, processId), beatJob(heartbeats, options.heartbeats?.everyMs), pruneBeatsJob(heartbeats), usageJob(usage), settleTurnsJob(chat), pruneIdempotencyJob(idempotency), moveAgentsJob(moves),
+      fillPoolJob(pool),
       restJob({ deployments, links, ...options.rest }), writeTrafficJob(traffic), pruneTrafficJob(traffic), recheckEgressJob(egress)].map(
       (job) => new Loop(job, log),
     ),
@@ -256,7 +264,7 @@ export function createApp(options: AppOptions): App {
     async stop() {
       stopping = true;
       // Together: the turns that run must end in a clear error now, however long the engine takes to answer.
-      await Promise.all([reconciler.stop(), llm.close().then(() => links.shutdown())]);
+      await Promise.all([reconciler.stop(), heartbeats.stop(), llm.close().then(() => links.shutdown())]);
       await Promise.all(loops.map((loop) => loop.stop()));
       await counter.stop();
       await traffic.flush();

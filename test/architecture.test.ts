@@ -86,6 +86,8 @@ const OWNERS: Record<string, string> = {
   agent_plugins: 'plugins',
   processes: 'installation',
   skills: 'skills',
+  heartbeats: 'heartbeats',
+  heartbeat_runs: 'heartbeats',
   skill_packages: 'skills',
   skill_versions: 'skills',
   agent_skills: 'skills',

@@ -3,6 +3,7 @@ import type { ApiKeysTable } from '../domains/api-keys/api-keys.table.js';
 import type { ConversationsTable, TurnsTable } from '../domains/chat/chat.table.js';
 import type { AgentConfigsTable } from '../domains/configs/configs.table.js';
 import type { DeploymentsTable, InstancesTable } from '../domains/deployments/deployments.table.js';
+import type { HeartbeatRunsTable, HeartbeatsTable } from '../domains/heartbeats/heartbeats.table.js';
 import type { IdempotencyKeysTable } from '../domains/idempotency/idempotency.table.js';
 import type { InstallationTable, ProcessesTable } from '../domains/installation/installation.table.js';
 import type { AgentPluginsTable, PluginsTable } from '../domains/plugins/plugins.table.js';
@@ -29,6 +30,8 @@ export interface Schema {
   egress_traffic: EgressTrafficTable;
   event_counters: EventCountersTable;
   events: EventsTable;
+  heartbeat_runs: HeartbeatRunsTable;
+  heartbeats: HeartbeatsTable;
   idempotency_keys: IdempotencyKeysTable;
   installation: InstallationTable;
   instances: InstancesTable;

@@ -22,10 +22,13 @@ export interface ChatOptions {
   readyTimeoutMs: number;
 }
 
-/** What a caller says. Exactly one of the three kinds of memory: a conversation of ours, an OpenAI client's `user`, or none. */
+/**
+ * What a caller says. Exactly one of four kinds of memory: a conversation of ours, an OpenAI client's `user`, none, or `apart`: a conversation
+ * that is journaled and of which the instance keeps nothing, so that the caller says each time all that is to be known.
+ */
 export interface TurnWish {
   messages: unknown[];
-  memory: { kind: 'conversation'; id: string | undefined } | { kind: 'external'; user: string } | { kind: 'none' };
+  memory: { kind: 'conversation' | 'apart'; id: string | undefined } | { kind: 'external'; user: string } | { kind: 'none' };
   sampling?: Record<string, unknown>;
 }
 
@@ -148,7 +151,8 @@ export class Chat {
 
   #ask(instanceId: string, prepared: PreparedTurn, signal: AbortSignal): Promise<AsyncGenerator<GatewayEvent>> {
     const { agent, turnId, conversationId, wish } = prepared;
-    const turn = { agent, turnId, messages: wish.messages, user: conversationId ?? undefined, sampling: wish.sampling ?? {} };
+    const user = wish.memory.kind === 'apart' ? undefined : (conversationId ?? undefined);
+    const turn = { agent, turnId, messages: wish.messages, user, sampling: wish.sampling ?? {} };
     return this.#options.gateway.turn(instanceId, turn, signal);
   }
 
