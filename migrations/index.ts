@@ -8,6 +8,7 @@ import * as configs from './0006_configs.js';
 import * as heartbeats from './0007_heartbeats.js';
 import * as sleep from './0008_sleep.js';
 import * as idle from './0009_idle.js';
+import * as pool from './0010_pool.js';
 
 /** Every migration in its order. One that has landed is never edited. */
 export const migrations: Record<string, Migration> = {
@@ -17,7 +18,8 @@ export const migrations: Record<string, Migration> = {
   '0004_skills': skills,
   '0005_plugins': plugins,
   '0006_configs': configs,
-  '0008_sleep': sleep,
   '0007_heartbeats': heartbeats,
+  '0008_sleep': sleep,
   '0009_idle': idle,
+  '0010_pool': pool,
 };

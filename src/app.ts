@@ -1,6 +1,8 @@
+import { freemem, totalmem } from 'node:os';
 import { createApi } from './api.js';
 import type { Config, Secrets } from './config.js';
 import type { Database } from './db/open.js';
+import { ClawHub, type ClawHubOptions } from './clawhub/clawhub.js';
 import { Agents, type AgentsOptions } from './domains/agents/agents.js';
 import { moveAgentsJob } from './domains/agents/agents.jobs.js';
 import { AgentModels } from './domains/agents/models.js';
@@ -13,19 +15,21 @@ import { Completions } from './domains/chat/completions.js';
 import { Context } from './domains/context/context.js';
 import { TokenCounter } from './domains/context/token-counter.js';
 import { Configs } from './domains/configs/configs.js';
-import { restJob, type RestJobOptions } from './domains/deployments/deployments.jobs.js';
+import { fillPoolJob, restJob, type RestJobOptions } from './domains/deployments/deployments.jobs.js';
 import { Deployments } from './domains/deployments/deployments.js';
+import { Pool } from './domains/deployments/pool.js';
 import { DeploymentWork } from './domains/deployments/work.js';
 import { Files } from './domains/files/files.js';
 import { Health } from './domains/health/health.js';
+import { Heartbeats } from './domains/heartbeats/heartbeats.js';
+import { beatJob, pruneBeatsJob } from './domains/heartbeats/heartbeats.jobs.js';
 import { Idempotency } from './domains/idempotency/idempotency.js';
 import { KeptAnswers } from './domains/idempotency/kept-answers.js';
 import { pruneIdempotencyJob } from './domains/idempotency/idempotency.jobs.js';
-import { Heartbeats } from './domains/heartbeats/heartbeats.js';
-import { beatJob, pruneBeatsJob } from './domains/heartbeats/heartbeats.jobs.js';
 import { adoptMasterKey, heartbeatJob, type Installation, readKeyCheck, signOff, takeUid } from './domains/installation/installation.js';
 import { Logs } from './domains/logs/logs.js';
 import { Plugins } from './domains/plugins/plugins.js';
+import { SkillInstalls } from './domains/skills/installs.js';
 import { Skills } from './domains/skills/skills.js';
 import { Secrets as UserSecrets } from './domains/secrets/secrets.js';
 import { Templates } from './domains/templates/templates.js';
@@ -78,18 +82,20 @@ export interface AppOptions {
   /** Keep-alive of streams, and what a gateway may take in a turn, where they are not to be the usual ones. */
   stream?: StreamOptions;
   gateway?: GatewayClientOptions['limits'];
+  /** How long the registry of skills may take, where it is not to be as usual. */
+  clawhub?: ClawHubOptions['limits'];
   /** How long files may stand still, where it is not to be as usual: the times of the link's side, and the pace of clients. */
   files?: { times?: Partial<FileTimes>; bodyPace?: EdgeOptions['bodyPace'] };
   /** When idle deployments rest, where it is not to be as usual. */
   rest?: Pick<RestJobOptions, 'everyMs' | 'pausedS'>;
+  /** How often heartbeats are looked at, where it is not to be as usual. */
+  heartbeats?: { everyMs: number };
   /** Intervals of the reconciler, where they are not to be the usual ones. */
   reconciler?: Pick<ReconcilerOptions, 'passEveryMs' | 'sweepEveryMs' | 'concurrency' | 'clock'>;
 }
 
 export interface App {
   edge: Edge;
-  /** How often heartbeats are looked at, where it is not to be as usual. */
-  heartbeats?: { everyMs: number };
   /** Listens for instances and begins to reconcile. */
   start(): Promise<void>;
   /** Ends what runs, in reverse order; instances go on. */
@@ -126,7 +132,17 @@ export function createApp(options: AppOptions): App {
     dir: config.linkDir,
     processId,
     log,
-    handler: llm.handle,
+    handler: (identity, request, response) => {
+      // What was nobody's when its listener was opened may be somebody's by now.
+      if (identity.userId !== '') return llm.handle(identity, request, response);
+      work.ownerOf(identity.instanceId).then(
+        (userId) => llm.handle({ ...identity, userId }, request, response),
+        (error: unknown) => {
+          log.error({ err: error }, 'an instance cannot be identified');
+          response.destroy();
+        },
+      );
+    },
     egress,
     onUp: ({ deploymentId }) => lookAgain(deploymentId),
     onDown: ({ deploymentId }) => {
@@ -142,11 +158,14 @@ export function createApp(options: AppOptions): App {
   const gateway = new GatewayClient({ links, ...(options.gateway ? { limits: options.gateway } : {}) });
 
   const deployments = new Deployments({ db, bus, takeUid });
+  const pool = new Pool({ db, bus, takeUid, size: config.poolSize, hasRoom: () => freemem() > totalmem() / 10 });
   const checkModel = (model: string) => void registry.resolve(model);
   // The templates need the agents first; by the time that an agent is made, they are there.
   const checkRoom: AgentsOptions['checkRoom'] = (trx, userId) => templates.checkRoom(trx, userId);
   const agents = new Agents({ db, bus, tiers, keys, deployments, gateway, defaultModel: config.defaultModel, checkModel, checkRoom });
   const skills = new Skills({ db, agents });
+  const clawhub = new ClawHub({ url: config.clawhubUrl, limits: options.clawhub });
+  const installs = new SkillInstalls({ skills, registry: clawhub, allow: config.clawhubAllow, log });
   const plugins = new Plugins({ db, agents, skillsNamed: (...of) => skills.named(...of) });
   const counter = new TokenCounter();
   const contextClient = new ContextClient({ links });
@@ -155,6 +174,7 @@ export function createApp(options: AppOptions): App {
   const templates = new Templates({ db, agents });
   const configs = new Configs({ db, agents, deployments, defaultModel: config.defaultModel, checkModel, images: config.agentImages });
   const chat = new Chat({ db, log, agents, gateway, processId, readyTimeoutMs: config.readyTimeoutMs });
+  const heartbeats = new Heartbeats({ db, log, agents, chat, configs, templates, processId });
   const fileClient = new FilesClient({ links, times: options.files?.times });
   const files = new Files({ db, agents, client: fileClient, readyTimeoutMs: config.readyTimeoutMs });
   const erasers = [chat, heartbeats, userSecrets, templates, plugins, skills, traffic, usage, new Outbox()];
@@ -174,13 +194,14 @@ export function createApp(options: AppOptions): App {
   const api = createApi({
     agents,
     chat,
-  const heartbeats = new Heartbeats({ db, log, agents, chat, configs, templates, processId });
     completions,
     context,
     configs,
     deployments,
     files,
     health,
+    heartbeats,
+    installs,
     keys,
     logs,
     metrics,
@@ -200,8 +221,6 @@ export function createApp(options: AppOptions): App {
   const edge = new Edge(api, {
     authenticator: keys,
     directory: users,
-    heartbeats,
-    installs,
     log,
     config,
     limits: async (caller) => (caller.kind === 'admin' ? undefined : (await tiers.get(caller.tier)).requests_per_minute),

@@ -27,6 +27,12 @@ export interface Config {
   trustedProxies: string[];
   /** Addresses and networks that no instance may reach, besides those of no public use. */
   egressDeny: string[];
+  /** The registry that skills are installed from. */
+  clawhubUrl: string;
+  /** Security verdicts besides clean ones that do not keep a skill from being installed. */
+  clawhubAllow: ('suspicious' | 'pending' | 'error')[];
+  /** How many instances are kept ready for agents that come. */
+  poolSize: number;
   /** How long a chat waits for an agent that is not ready. */
   readyTimeoutMs: number;
   /** How long a provider may stay silent, before its answer and within it. */
@@ -87,6 +93,13 @@ const networks = list.refine(
   (entries) => entries.every(isNetwork),
   'must be addresses or networks separated by commas, such as 10.0.0.0/8 or 192.0.2.1',
 );
+const RISKS = ['suspicious', 'pending', 'error'] as const;
+const risks = list
+  .refine(
+    (words) => words.every((word) => RISKS.some((risk) => risk === word)),
+    `must be of ${RISKS.join(', ')}, separated by commas`,
+  )
+  .transform((words) => RISKS.filter((risk) => words.includes(risk)));
 const origins = list.refine(
   (entries) => entries.every(isOrigin),
   'must be * or origins separated by commas, such as https://app.example.com (lower case, no path, no slash at the end)',
@@ -131,6 +144,9 @@ export const Environment = z.object({
   CORS_ORIGINS: origins.default([]),
   TRUSTED_PROXIES: networks.default([]),
   EGRESS_DENY: networks.default([]),
+  CLAWHUB_URL: url(['http:', 'https:']).default('https://clawhub.ai'),
+  CLAWHUB_ALLOW: risks.default([]),
+  POOL_SIZE: integer(0, 1_000).default(2),
   READY_TIMEOUT_MS: integer(1, 600_000).default(60_000),
   PROVIDER_STALL_TIMEOUT_MS: integer(100, 600_000).default(60_000),
   ORPHAN_GRACE_MS: integer(0, 86_400_000).default(60_000),
@@ -170,6 +186,9 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       corsOrigins: e.CORS_ORIGINS,
       trustedProxies: e.TRUSTED_PROXIES,
       egressDeny: e.EGRESS_DENY,
+      clawhubUrl: e.CLAWHUB_URL.replace(/\/+$/, ''),
+      clawhubAllow: e.CLAWHUB_ALLOW,
+      poolSize: e.POOL_SIZE,
       readyTimeoutMs: e.READY_TIMEOUT_MS,
       providerStallTimeoutMs: e.PROVIDER_STALL_TIMEOUT_MS,
       orphanGraceMs: e.ORPHAN_GRACE_MS,

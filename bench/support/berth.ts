@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile } from 'node:fs/promises';
+import { Agent, type ClientRequest, request as httpRequest } from 'node:http';
 import type { NetConnectOpts } from 'node:net';
 import { join } from 'node:path';
 import pg from 'pg';
@@ -29,6 +30,7 @@ export interface BerthOptions {
 }
 
 const TIER = 'business';
+const keptAlive = new Agent({ keepAlive: true });
 
 /** Berth as operators run it, a process of its own, with limits that no benchmark meets. */
 export class Berth {
@@ -53,6 +55,7 @@ export class Berth {
     const env = {
       PORT: String(port),
       DATA_DIR: dataDir,
+      POOL_SIZE: '0',
       RUNTIME: options.runtime,
       ADMIN_API_KEY: adminKey,
       ...(databaseUrl === undefined ? {} : { DATABASE_URL: databaseUrl }),
@@ -149,6 +152,13 @@ export class BerthAgent implements Target {
     this.pid = berth.child.pid;
     this.#key = key;
     this.name = name;
+  }
+
+  /** A request for a file of its workspace, whose body the caller sends. */
+  open(method: string, path: string, headers: Record<string, string | number> = {}): ClientRequest {
+    const { port } = this.address as { port: number };
+    const target = `/api/v1/users/me/agents/${this.name}/files/${path}`;
+    return httpRequest({ port, method, path: target, headers: { 'x-api-key': this.#key, ...headers }, agent: keptAlive });
   }
 
   request(wish: Wish, conversation?: string): string {

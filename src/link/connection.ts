@@ -33,7 +33,7 @@ const BYTES_PER_PIECE = 4096;
 export class LinkConnection implements Link {
   readonly instanceId: string;
   readonly deploymentId: string;
-  readonly userId: string;
+  userId: string;
   readonly #socket: Socket;
   readonly #limits: LinkLimits;
   readonly #events: ConnectionEvents;
@@ -81,6 +81,11 @@ export class LinkConnection implements Link {
   /** Whether somebody uses the instance: a request that is not upkeep is in flight, or was since then (by `performance.now()`). */
   isInUse(sinceMs: number): boolean {
     return this.#uses > 0 || this.#usedMs >= sinceMs;
+  }
+
+  /** The instance was nobody's and is that user's from now on. */
+  assign(userId: string): void {
+    this.userId = userId;
   }
 
   /** What the peer sent, and what it was entitled to: payload with its framing, and what Berth's own requests bring with them. */

@@ -65,6 +65,7 @@ export class LinkHost {
       if (this.#isShutDown) throw new AppError('unavailable', 'this process is stopping');
       const dir = await makeFolder(this.#options.dir, identity.instanceId);
       const existing = this.#listeners.get(identity.instanceId);
+      if (existing && isUnowned(existing.identity, identity)) existing.assign(identity.userId);
       if (existing && isSame(existing.identity, identity)) {
         existing.setToken(tokenSha256Hex);
       } else {
@@ -73,6 +74,12 @@ export class LinkHost {
       }
       return { ...identity, dir };
     });
+  }
+
+  /** The instance was nobody's and is that user's from now on. Its connections stay. */
+  assign(instanceId: string, userId: string): void {
+    const listener = this.#listeners.get(instanceId);
+    if (listener?.identity.userId === '') listener.assign(userId);
   }
 
   /** Puts the token where the instance reads it, whole or not at all. */
@@ -239,6 +246,11 @@ export class LinkHost {
     });
     return result;
   }
+}
+
+/** Whether it is the same instance, from before it was somebody's. */
+function isUnowned(before: LinkIdentity, now: LinkIdentity): boolean {
+  return before.userId === '' && before.instanceId === now.instanceId && before.deploymentId === now.deploymentId;
 }
 
 function isSame(a: LinkIdentity, b: LinkIdentity): boolean {

@@ -5,6 +5,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 export interface LinkIdentity {
   instanceId: string;
   deploymentId: string;
+  /** Empty as long as the instance is nobody's. */
   userId: string;
 }
 

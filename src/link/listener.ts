@@ -56,7 +56,7 @@ export class InstanceListener {
   #relisten: NodeJS.Timeout | undefined;
 
   constructor(options: ListenerOptions) {
-    this.identity = options.identity;
+    this.identity = { ...options.identity };
     this.#options = options;
     this.#limits = options.limits;
     this.#conduct = new Conduct(options.limits);
@@ -104,6 +104,12 @@ export class InstanceListener {
   /** Cuts what the instance has open to the internet, so that a stricter policy counts at once. */
   cutTunnels(): void {
     for (const socket of this.#tunnels) socket.destroy();
+  }
+
+  /** From now on it is that user's; nobody's before. */
+  assign(userId: string): void {
+    this.identity.userId = userId;
+    for (const link of this.#links) link.assign(userId);
   }
 
   pauseWatch(): void {

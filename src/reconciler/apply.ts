@@ -11,7 +11,7 @@ import type { LinkHost } from '../link/host.js';
 import type { InstanceSpec, Observed, Runtime } from '../runtime/runtime.js';
 import type { Step } from './plan.js';
 import type { Progress } from './progress.js';
-import { instanceName, specFor, specHashOf } from './spec.js';
+import { instanceName, limitsOf, limitsText, specFor, specHashOf } from './spec.js';
 
 export interface Hands {
   work: DeploymentWork;
@@ -69,6 +69,8 @@ export class Apply {
         return this.#start(lease, leased, progress, signal);
       case 'unpause':
         return this.#unpause(leased, signal);
+      case 'limit':
+        return this.#limit(lease, leased);
       case 'pause':
         return this.#pause(lease, leased, signal);
       case 'stop':
@@ -107,7 +109,7 @@ export class Apply {
     // The digest of nothing: the token is made when the container is, so a crash in between leaves none behind.
     await this.#hands.work.admit(
       lease,
-      { id: newId('ins'), generation, name, specHash, tokenDigest: '' },
+      { id: newId('ins'), generation, name, specHash, limits: limitsText(limitsOf(leased.deployment)), tokenDigest: '' },
       progress.at('creating', leased.deployment.updated_at),
     );
     return { goOnWith: undefined };
@@ -120,7 +122,7 @@ export class Apply {
     const digest = createHash('sha256').update(token).digest('hex');
     if (progress.running !== 'creating') await work.enter(lease, { state: 'deploying', ...progress.at('creating') });
     await work.updateInstance(lease, instance.id, { token_digest: digest });
-    const identity = { instanceId: instance.id, deploymentId: lease.deploymentId, userId: lease.userId };
+    const identity = { instanceId: instance.id, deploymentId: lease.deploymentId, userId: lease.userId ?? '' };
     const { dir } = await links.open(identity, digest);
     await links.writeToken(instance.id, token);
     const spec: InstanceSpec = specFor(leased, { installationId, image, linkDir: dir });
@@ -159,7 +161,7 @@ export class Apply {
       await links.waitFor(id, signal);
       progress.at('connecting');
       progress.at('configuring');
-      await gateway.configure(id, config, assembly.packagesOf(lease.userId), signal);
+      await gateway.configure(id, config, assembly.packagesOf(lease.userId ?? ''), signal);
       return config.version;
     } catch {
       // Whatever it was, the next steps meet it again, and say so.
@@ -180,11 +182,13 @@ export class Apply {
   }
 
   async #configure(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
-    const { work, assembly, gateway } = this.#hands;
+    const { work, assembly, gateway, links } = this.#hands;
     const first = liveOf(leased).applied_version === 0;
     if (first) await work.enter(lease, { state: 'deploying', ...progress.at('configuring') });
+    // It may have been nobody's until now.
+    links.assign(liveOf(leased).id, lease.userId ?? '');
     const config = await this.#configOf(leased);
-    await gateway.configure(liveOf(leased).id, config, assembly.packagesOf(lease.userId), signal);
+    await gateway.configure(liveOf(leased).id, config, assembly.packagesOf(lease.userId ?? ''), signal);
     await work.updateInstance(lease, liveOf(leased).id, { applied_version: config.version });
     return 'again';
   }
@@ -218,6 +222,22 @@ export class Apply {
     return { lookAgainInMs: nextLookMs(deployment, attempts > 0 || reason !== null) };
   }
 
+  /** Where the engine cannot change them as the instance is, another one is made with them. */
+  async #limit(lease: Lease, leased: Leased): Promise<Next> {
+    const { runtime, work } = this.#hands;
+    const instance = liveOf(leased);
+    const limits = limitsOf(leased.deployment);
+    try {
+      await runtime.update(instance.name, limits);
+    } catch (error) {
+      if (!(error instanceof AppError && error.code === 'unprocessable')) throw error;
+      await this.end(lease, leased, `replaced: ${error.message}`, STOP_GRACE_MS);
+      return 'again';
+    }
+    await work.updateInstance(lease, instance.id, { limits: limitsText(limits) });
+    return 'again';
+  }
+
   /** Work in flight is never frozen: also that which this process knows nothing of is asked for. */
   async #pause(lease: Lease, leased: Leased, signal: AbortSignal): Promise<Next> {
     const { runtime, links, gateway, work } = this.#hands;
@@ -249,7 +269,6 @@ export class Apply {
     const { runtime, links, work } = this.#hands;
     const instance = liveOf(leased);
     await work.updateInstance(lease, instance.id, { stopped: true });
-    await runtime.unpause(instance.name);
     await runtime.stop(instance.name, STOP_GRACE_MS);
     links.resumeWatch(instance.id);
     return 'again';

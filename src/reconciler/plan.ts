@@ -9,11 +9,14 @@ export interface Situation {
   rest: 'paused' | 'stopped' | null;
   /** Hash of the spec an instance must have to be the wished one. */
   specHash: string;
+  /** The limits that it is to have. */
+  limits: string;
   configVersion: number;
   /** The instance that the database says lives. */
   instance:
     | {
         specHash: string;
+        limits: string;
         appliedVersion: number;
         startedMsAgo: number | undefined;
         runtimeStartedAtMs: number | undefined;
@@ -33,6 +36,7 @@ export type Step =
   | { do: 'admit' }
   | { do: 'create' }
   | { do: 'start' }
+  | { do: 'limit' }
   | { do: 'unpause' }
   | { do: 'pause' }
   | { do: 'stop' }
@@ -63,8 +67,9 @@ export function plan(situation: Situation): Step {
     return { do: 'end', why: whyItEnded(observed), failed: true, graceMs: 0 };
   }
   if (instance.specHash !== situation.specHash) {
-    return { do: 'end', why: 'replaced: its image or limits changed', failed: false, graceMs: REPLACE_GRACE_MS };
+    return { do: 'end', why: 'replaced: what its container is made of changed', failed: false, graceMs: REPLACE_GRACE_MS };
   }
+  if (instance.limits !== situation.limits) return { do: 'limit' };
   if (observed.state === 'created' || observed.state === 'exited') return { do: 'start' };
   if (observed.state === 'paused') return { do: 'unpause' };
   return planRunning(situation, instance);

@@ -9,7 +9,7 @@ import { Apply, type Hands, type Next, STEADY_MS } from './apply.js';
 import { Sweep } from './observe.js';
 import { plan, type Step } from './plan.js';
 import { Progress } from './progress.js';
-import { specHashOf } from './spec.js';
+import { limitsOf, limitsText, specHashOf } from './spec.js';
 import { Unlinked } from './unlinked.js';
 
 export interface ReconcilerOptions extends Hands {
@@ -145,9 +145,11 @@ export class Reconciler {
       filesAwake: (deployment.files_ms_left ?? 0) > 0,
       rest: deployment.rest,
       specHash: specHashOf(leased, this.#options.image),
+      limits: limitsText(limitsOf(deployment)),
       configVersion: deployment.config_version,
       instance: instance && {
         specHash: instance.spec_hash,
+        limits: instance.limits,
         appliedVersion: instance.applied_version,
         startedMsAgo: instance.started_ms_ago ?? undefined,
         runtimeStartedAtMs: instance.runtime_started_at === null ? undefined : Number(instance.runtime_started_at),

@@ -27,6 +27,12 @@ export interface Runtime {
   /** Thaws a paused instance. One that runs is left alone. */
   unpause(name: string): Promise<void>;
 
+  /**
+   * Changes the limits of an instance that exists, running or not, without a restart. Throws `unprocessable` where it cannot take them as it is,
+   * such as less memory than it uses. `not_found` when there is none.
+   */
+  update(name: string, limits: Limits): Promise<void>;
+
   /** Removes the instance, running or not; its volume stays. One that is gone is left alone. */
   remove(name: string): Promise<void>;
 

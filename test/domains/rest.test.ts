@@ -13,7 +13,7 @@ describe.each(RUNTIMES)('a container that nobody uses ($runtime, $database)', ({
   let app: TestApp;
   beforeAll(async () => {
     const image = process.env.AGENT_IMAGE;
-    const env = image === undefined ? {} : { AGENT_IMAGE: image };
+    const env: Record<string, string> = image === undefined ? {} : { AGENT_IMAGE: image };
     app = await startApp({ database, runtime, env, app: { rest: { everyMs: 50, pausedS: 1 } } });
     await sql`update tiers set idle_timeout_s = 1 where name = 'free'`.execute(app.database.db);
   });

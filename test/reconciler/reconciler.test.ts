@@ -210,19 +210,31 @@ describe('the reconciler', () => {
     expect((await status()).instance.id).toBe(instance.id);
   });
 
-  test('new limits of a tier replace the container, and the agent goes on; nobody is told before that it is done', async () => {
+  test('new limits of a tier hold for the container as it runs; nobody is told before that they do', async () => {
     const app = await start();
     const { user, instance } = await settled(app);
-    app.engine.delay('stop', 300);
+    app.engine.delay('update', 300);
     await app.call('PUT', `/api/v1/users/${user.id}/tier`, { key: app.adminKey, body: { tier: 'business' } });
     const watched = await app.get('/api/v1/deploy/status?watch=true', user.key);
     const last = JSON.parse(watched.text.trim().split('data: ').at(-1) ?? '{}');
-    expect(last).toMatchObject({ state: 'ready', settled: true, deployments: [{ instance: { generation: 2 } }] });
-    expect(watched.text).toContain('replaced: its image or limits changed');
-    await until(async () => {
-      const now = (await app.get('/api/v1/deploy/status', user.key)).json.deployments[0];
-      return now.state === 'ready' && now.instance && now.instance.id !== instance.id;
-    }, 'the replacement');
+    expect(last).toMatchObject({
+      state: 'ready',
+      settled: true,
+      deployments: [{ instance: { id: instance.id, generation: 1 } }],
+    });
+    const [only, ...others] = ofUser(app, user.id);
+    expect(others).toEqual([]);
+    expect(only?.spec.limits).toEqual({ memoryMib: 4096, cpuMillis: 2000, pids: 512 });
+  });
+
+  test('limits that the engine cannot change in place get another container, and the agent goes on', async () => {
+    const app = await start();
+    const { user, instance } = await settled(app);
+    app.engine.fail('update', { error: new AppError('unprocessable', 'the engine does not change the limits') });
+    await app.call('PUT', `/api/v1/users/${user.id}/tier`, { key: app.adminKey, body: { tier: 'business' } });
+    await app.ready(user);
+    const now = (await app.get('/api/v1/deploy/status', user.key)).json.deployments[0];
+    expect(now.instance.id).not.toBe(instance.id);
     const [only, ...others] = ofUser(app, user.id);
     expect(others).toEqual([]);
     expect(only?.spec.limits.memoryMib).toBe(4096);

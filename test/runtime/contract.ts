@@ -48,6 +48,7 @@ export function runtimeContract(name: string, setUp: () => Promise<Subject>): vo
       return spec;
     }
 
+    const limits = { memoryMib: 200, cpuMillis: 700, pids: 99 };
     const stateOf = async (spec: InstanceSpec) => (await runtime.inspect(spec.name))?.state;
     const untilState = (spec: InstanceSpec, state: string) => eventually(async () => expect(await stateOf(spec)).toBe(state));
 
@@ -108,6 +109,7 @@ export function runtimeContract(name: string, setUp: () => Promise<Subject>): vo
       await expect(runtime.start(name)).rejects.toMatchObject({ code: 'not_found' });
       await expect(runtime.pause(name)).rejects.toMatchObject({ code: 'not_found' });
       await expect(runtime.unpause(name)).rejects.toMatchObject({ code: 'not_found' });
+      await expect(runtime.update(name, limits)).rejects.toMatchObject({ code: 'not_found' });
       await expect(readLog(runtime, name)).rejects.toMatchObject({ code: 'not_found' });
       await runtime.stop(name, 100);
       await runtime.remove(name);
@@ -160,6 +162,14 @@ export function runtimeContract(name: string, setUp: () => Promise<Subject>): vo
       await runtime.stop(spec.name, 1000);
       expect(Date.now() - before).toBeGreaterThanOrEqual(900);
       expect(await runtime.inspect(spec.name)).toMatchObject({ state: 'exited', exitCode: 137, oomKilled: false });
+    });
+
+    test('limits change without a restart, more of them and fewer', async () => {
+      const spec = await running();
+      const before = await runtime.inspect(spec.name);
+      await runtime.update(spec.name, limits);
+      await runtime.update(spec.name, spec.limits);
+      expect(await runtime.inspect(spec.name)).toMatchObject({ state: 'running', startedAt: before?.startedAt });
     });
 
     test('pause and unpause, each twice; a paused one can be stopped', async () => {

@@ -71,6 +71,22 @@ describe('a docker instance', () => {
     expect(stdout).not.toContain('a-secret-token');
   });
 
+  test('is held to changed limits at once, and refuses what it cannot be held to', async () => {
+    const spec = bench.spec();
+    await runtime.create(spec);
+    await runtime.start(spec.name);
+    await runtime.update(spec.name, { memoryMib: 300, cpuMillis: 250, pids: 77 });
+    const { stdout } = await run('docker', ['inspect', '--format', '{{json .HostConfig}}', spec.name]);
+    const mib = 1024 * 1024;
+    const limits = { Memory: 300 * mib, MemorySwap: 300 * mib, NanoCpus: 250_000_000, PidsLimit: 77 };
+    expect(JSON.parse(stdout)).toMatchObject({ ...limits, ReadonlyRootfs: true, CapDrop: ['ALL'] });
+    await expect(runtime.update(spec.name, { memoryMib: 1, cpuMillis: 250, pids: 77 })).rejects.toMatchObject({
+      code: 'unprocessable',
+    });
+    const after = await run('docker', ['inspect', '--format', '{{json .HostConfig}}', spec.name]);
+    expect(JSON.parse(after.stdout)).toMatchObject(limits);
+  });
+
   test('without its image or its link folder is refused in plain words', async () => {
     await expect(runtime.create(bench.spec({ image: 'berth-missing:1' }))).rejects.toMatchObject({
       code: 'unprocessable',

@@ -203,6 +203,7 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
   const { config } = readConfig({
     DATA_DIR: dataDir,
     READY_TIMEOUT_MS: '30000',
+    POOL_SIZE: '0',
     ORPHAN_GRACE_MS: '0',
     AGENT_IMAGE: 'berth-agent:latest',
     ...options.env,

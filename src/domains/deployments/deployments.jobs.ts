@@ -1,6 +1,7 @@
 import type { LinkHost } from '../../link/host.js';
 import type { Job } from '../../lib/loop.js';
 import type { Deployments } from './deployments.js';
+import type { Pool } from './pool.js';
 
 export interface RestJobOptions {
   deployments: Deployments;
@@ -24,4 +25,9 @@ export function restJob({ deployments, links, everyMs = 5_000, pausedS = 900 }: 
       await deployments.restIdle(pausedS);
     },
   };
+}
+
+/** Keeps the pool full: one query of an index a second where it is. */
+export function fillPoolJob(pool: Pool): Job {
+  return { name: 'fill the pool', everyMs: 1_000, run: () => pool.fill() };
 }

@@ -32,8 +32,9 @@ export interface StageTiming {
 
 export interface DeploymentsTable {
   id: string;
-  user_id: string;
-  kind: 'shared' | 'dedicated';
+  /** Null while it is nobody's: kept ready in the pool. */
+  user_id: string | null;
+  kind: 'shared' | 'dedicated' | 'pool';
   desired: Generated<DeploymentDesire>;
   network: NetworkPolicy;
   /** Less than the tier allows; null: what the tier allows. */
@@ -75,11 +76,13 @@ export interface DeploymentsTable {
 export interface InstancesTable {
   id: string;
   deployment_id: string;
-  user_id: string;
+  user_id: string | null;
   generation: number;
   /** The runtime's name of it: deterministic per deployment and generation. */
   name: string;
   spec_hash: string;
+  /** The limits it has now, as the reconciler writes them. */
+  limits: Generated<string>;
   /** SHA-256, hex, of the token that lies beside the socket. */
   token_digest: string;
   /** The config version its gateway has confirmed. */

@@ -4,6 +4,7 @@ import type { Bus } from '../../events/bus.js';
 import { newId } from '../../lib/ids.js';
 import type { DeploymentStatus, DeployStatus } from './deployments.schema.js';
 import * as store from './deployments.store.js';
+import * as pool from './pool.store.js';
 import { News } from '../../events/news.js';
 import { type NetworkPolicy, type Stage, STAGES } from './deployments.table.js';
 
@@ -161,7 +162,10 @@ export class Deployments {
     }
   }
 
+  /** One that is ready and nobody's, if there is one; else a new one. */
   async #make(trx: Transaction<Schema>, userId: string, kind: 'shared' | 'dedicated', network: NetworkPolicy): Promise<string> {
+    const ready = await pool.claim(trx, userId, { kind, network });
+    if (ready !== undefined) return ready;
     const id = newId('dep');
     await store.insertDeployment(trx, userId, {
       id,
@@ -190,7 +194,7 @@ function statusOf(row: StatusRow): DeploymentStatus {
   const stage = behind ? 'configuring' : row.stage;
   return {
     id: row.id,
-    kind: row.kind,
+    kind: row.kind === 'dedicated' ? 'dedicated' : 'shared',
     agents: row.agents ?? [],
     state: behind ? 'deploying' : row.state,
     stage,

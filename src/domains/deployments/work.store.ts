@@ -8,7 +8,8 @@ type Db = Kysely<Schema>;
 /** The right to work on one deployment: every write carries it and changes nothing once it is lost. */
 export interface Lease {
   deploymentId: string;
-  userId: string;
+  /** Null: it is in the pool. */
+  userId: string | null;
   owner: string;
   epoch: string;
 }
@@ -55,12 +56,15 @@ export async function dropLeasesAcrossTenants(db: Db): Promise<void> {
     .execute();
 }
 
+/** What is nobody's yet has the limits of this one. */
+const POOL_TIER = 'free';
+
 /** The deployment with its live instance and its user's limits, if the lease still holds. */
 export async function readLeasedAcrossTenants(db: Db, lease: Lease) {
   const deployment = await db
     .selectFrom('deployments as d')
-    .innerJoin('users as u', 'u.id', 'd.user_id')
-    .innerJoin('tiers as t', 't.name', 'u.tier')
+    .leftJoin('users as u', 'u.id', 'd.user_id')
+    .innerJoin('tiers as t', (join) => join.on('t.name', '=', sql<string>`coalesce(u.tier, ${POOL_TIER})`))
     .selectAll('d')
     .select(['t.memory_mib', 't.cpu_millis', 't.pids'])
     .select(sql<number | null>`(extract(epoch from (files_until - now())) * 1000)::float8`.as('files_ms_left'))
@@ -138,7 +142,7 @@ export async function admitInstanceAcrossTenants(
   db: Db,
   lease: Lease,
   change: DeploymentChange,
-  row: { id: string; generation: number; name: string; spec_hash: string; token_digest: string },
+  row: { id: string; generation: number; name: string; spec_hash: string; limits: string; token_digest: string },
 ): Promise<boolean> {
   const columns = Object.keys(row) as (keyof typeof row)[];
   const made = await db
@@ -164,6 +168,7 @@ export async function updateInstanceAcrossTenants(
     applied_version?: number;
     started?: { runtimeAtMs: number | undefined; appliedVersion: number };
     stopped?: true;
+    limits?: string;
     ended?: string;
   },
 ): Promise<boolean> {
@@ -253,6 +258,11 @@ export async function lookAgainAcrossTenants(db: Db, deploymentIds: string[]): P
     })
     .where('id', 'in', deploymentIds)
     .execute();
+}
+
+export async function readOwnerAcrossTenants(db: Db, instanceId: string): Promise<string | null | undefined> {
+  const row = await db.selectFrom('instances').select('user_id').where('id', '=', instanceId).executeTakeFirst();
+  return row?.user_id;
 }
 
 export async function readNetworkAcrossTenants(db: Db, deploymentId: string) {

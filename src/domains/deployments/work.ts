@@ -15,6 +15,7 @@ export interface LiveInstance {
   id: string;
   name: string;
   deploymentId: string;
+  /** Empty while it is nobody's. */
   userId: string;
   tokenDigest: string;
   started: boolean;
@@ -75,7 +76,8 @@ export class DeploymentWork {
     values: { state: DeploymentState; stage: Stage; stages: StageTiming[]; reason?: string | null; attempts?: number },
     event?: string,
   ): Promise<void> {
-    if (event === undefined) await this.#write(this.#db, lease, values);
+    const { userId } = lease;
+    if (event === undefined || userId === null) await this.#write(this.#db, lease, values);
     else {
       await this.#db.transaction().execute(async (trx) => {
         await this.#write(trx, lease, values);
@@ -84,7 +86,7 @@ export class DeploymentWork {
           stage: values.stage,
           ...(values.reason ? { reason: values.reason } : {}),
         };
-        await appendEvent(trx, lease.userId, { type: event, actor: 'reconciler', requestId: null, payload });
+        await appendEvent(trx, userId, { type: event, actor: 'reconciler', requestId: null, payload });
       });
     }
     this.#bus.publish('deployment', lease.deploymentId);
@@ -93,15 +95,16 @@ export class DeploymentWork {
   /** Adds the one live instance of the deployment, a generation further. */
   async admit(
     lease: store.Lease,
-    instance: { id: string; generation: number; name: string; specHash: string; tokenDigest: string },
+    instance: { id: string; generation: number; name: string; specHash: string; limits: string; tokenDigest: string },
     progress: { stage: Stage; stages: StageTiming[] },
   ): Promise<void> {
-    const { id, generation, name, specHash: spec_hash, tokenDigest: token_digest } = instance;
+    const { id, generation, name, limits, specHash: spec_hash, tokenDigest: token_digest } = instance;
     const change = { generation, state: 'deploying' as const, ...progress };
     const held = await store.admitInstanceAcrossTenants(this.#db, lease, change, {
       id,
       generation,
       name,
+      limits,
       spec_hash,
       token_digest,
     });
@@ -132,7 +135,7 @@ export class DeploymentWork {
   async erase(lease: store.Lease): Promise<void> {
     await store.eraseLeasedAcrossTenants(this.#db, lease);
     this.#bus.publish('deployment', lease.deploymentId);
-    this.#bus.publish('user', lease.userId);
+    if (lease.userId !== null) this.#bus.publish('user', lease.userId);
   }
 
   async liveInstances(): Promise<LiveInstance[]> {
@@ -141,7 +144,7 @@ export class DeploymentWork {
       id: row.id,
       name: row.name,
       deploymentId: row.deployment_id,
-      userId: row.user_id,
+      userId: row.user_id ?? '',
       tokenDigest: row.token_digest,
       started: row.started_at !== null,
       network: row.network,
@@ -157,6 +160,11 @@ export class DeploymentWork {
   /** Forgets instances that ended a week ago. */
   pruneEnded(): Promise<void> {
     return store.pruneEndedAcrossTenants(this.#db, 7);
+  }
+
+  /** Whose an instance is; empty where it is nobody's. */
+  async ownerOf(instanceId: string): Promise<string> {
+    return (await store.readOwnerAcrossTenants(this.#db, instanceId)) ?? '';
   }
 
   /** What a deployment's instances may reach; nothing where there is no such deployment. */

@@ -8,6 +8,7 @@ import type {
   EngineInfo,
   InstanceSpec,
   InstanceStats,
+  Limits,
   LogLine,
   LogOptions,
   Observed,
@@ -29,7 +30,7 @@ import {
   type Inspected,
   type Listed,
 } from './observed.js';
-import { containerOptions, LABEL } from './options.js';
+import { containerOptions, LABEL, limitOptions } from './options.js';
 import { Volumes } from './volumes.js';
 
 /** How long each kind of call may take, in milliseconds. */
@@ -150,6 +151,17 @@ export class DockerRuntime implements Runtime {
       await this.#change('unpausing the instance', this.#deadlines.changeMs, runtimeId, unpause);
     } catch (error) {
       if (!/is not paused/i.test(messageOf(error))) throw error;
+    }
+  }
+
+  async update(name: string, limits: Limits): Promise<void> {
+    const { runtimeId } = await this.#mustFind(name);
+    const update: ContainerCall = (container, abortSignal) => container.update({ ...limitOptions(limits), abortSignal });
+    try {
+      await this.#change('changing the limits of the instance', this.#deadlines.changeMs, runtimeId, update);
+    } catch (error) {
+      if (statusOf(error) === undefined) throw error;
+      throw new AppError('unprocessable', `the engine does not change the limits: ${messageOf(error)}`, { cause: error });
     }
   }
 

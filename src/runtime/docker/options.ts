@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import type Docker from 'dockerode';
 import { heapMib } from '../heap.js';
-import type { InstanceSpec } from '../runtime.js';
+import type { InstanceSpec, Limits } from '../runtime.js';
 import { SECCOMP_PROFILE } from './seccomp.js';
 
 /** The labels that Berth puts on what it makes. They are the durable truth of what a container or volume belongs to. */
@@ -67,8 +67,14 @@ function ownerLabels(spec: InstanceSpec): Record<string, string> {
   };
 }
 
+/** The limits as the engine takes them, at the creation of an instance and later. */
+export function limitOptions({ memoryMib, cpuMillis, pids }: Limits) {
+  const memory = memoryMib * MIB;
+  // MemorySwap equal to Memory: no swap.
+  return { Memory: memory, MemorySwap: memory, NanoCpus: cpuMillis * 1_000_000, PidsLimit: pids };
+}
+
 function hostConfig(spec: InstanceSpec): Docker.HostConfig {
-  const memory = spec.limits.memoryMib * MIB;
   return {
     NetworkMode: 'none',
     Init: true,
@@ -76,11 +82,7 @@ function hostConfig(spec: InstanceSpec): Docker.HostConfig {
     CapDrop: ['ALL'],
     SecurityOpt: ['no-new-privileges:true', `seccomp=${SECCOMP_PROFILE}`],
     IpcMode: 'private',
-    Memory: memory,
-    // Equal to Memory: no swap.
-    MemorySwap: memory,
-    NanoCpus: spec.limits.cpuMillis * 1_000_000,
-    PidsLimit: spec.limits.pids,
+    ...limitOptions(spec.limits),
     Ulimits: [
       { Name: 'nofile', Soft: 1024, Hard: 4096 },
       { Name: 'core', Soft: 0, Hard: 0 },

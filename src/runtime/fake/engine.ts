@@ -15,7 +15,8 @@ export type FakeOperation =
   | 'inspect'
   | 'list'
   | 'stats'
-  | 'logs';
+  | 'logs'
+  | 'update';
 
 export interface FakeFault {
   /** How many calls it strikes; 1 when absent. */

@@ -4,6 +4,7 @@ import type {
   EngineInfo,
   InstanceSpec,
   InstanceStats,
+  Limits,
   LogLine,
   LogOptions,
   Observed,
@@ -81,6 +82,13 @@ export class FakeRuntime implements Runtime {
 
   unpause(name: string): Promise<void> {
     return this.engine.run('unpause', name, () => this.#turn(this.#mustFind(name), 'paused', 'running', 'unpause'));
+  }
+
+  update(name: string, limits: Limits): Promise<void> {
+    return this.engine.run('update', name, () => {
+      const instance = this.#mustFind(name);
+      instance.spec = { ...instance.spec, limits };
+    });
   }
 
   remove(name: string): Promise<void> {

@@ -11,6 +11,7 @@ import type {
   InstanceSpec,
   InstanceState,
   InstanceStats,
+  Limits,
   LogLine,
   LogOptions,
   Observed,
@@ -108,6 +109,11 @@ export class ProcessRuntime implements Runtime {
 
   unpause(name: string): Promise<void> {
     return this.#alone(name, () => this.#freeze(name, 'SIGCONT', 'paused', 'running'));
+  }
+
+  /** A local process has no limits to change; a missing one is an error all the same. */
+  async update(name: string, _limits: Limits): Promise<void> {
+    if (!this.#find(name)) throw new AppError('not_found', `there is no instance ${name}`);
   }
 
   remove(name: string): Promise<void> {
