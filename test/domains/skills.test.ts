@@ -235,7 +235,7 @@ describe.each(databaseKinds)('skills on %s', (database) => {
     await app.agent(user, 'a');
     await app.ready(user);
     const said = () => [...app.gateways.configs.values()].at(-1);
-    const skillsTold = () => said()?.agents.find(({ id }) => id === 'a')?.skills ?? [];
+    const skillsTold = () => (said()?.agents.find(({ id }) => id === 'a') as { skills?: object[] } | undefined)?.skills ?? [];
     const containers = app.gateways.configs.size;
     const made = await upload(key, 'told', skillMd('told', 'metadata: {openclaw: {requires: {bins: [bash]}, always: true}}\n'));
     await until(() => skillsTold().length === 1, 'the gateway to be told');

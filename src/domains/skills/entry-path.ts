@@ -2,6 +2,8 @@
 const LEFT_ASIDE = /^(?:__MACOSX|\.git|\.clawhub|\.clawdhub)(?:\/|$)|(?:^|\/)(?:\.DS_Store|\._[^/]*)$/;
 
 const LONGEST_PATH = 200;
+/** A gateway takes 16 parts. */
+const MOST_PARTS = 16;
 
 /** Why a name in an archive cannot become a file of a skill, or undefined. */
 export function pathFault(name: string): string | undefined {
@@ -13,6 +15,7 @@ export function pathFault(name: string): string | undefined {
   const segments = name.replace(/\/$/, '').split('/');
   if (segments.includes('..')) return 'has a name that leads out of the archive (..)';
   if (segments.includes('') || segments.includes('.')) return 'has a name with an empty segment';
+  if (segments.length > MOST_PARTS) return `lies more than ${MOST_PARTS - 1} folders deep`;
   return fitsTar(name) ? undefined : `has a name that is too long (${LONGEST_PATH} bytes, 100 a segment)`;
 }
 

@@ -138,11 +138,9 @@ export class Skills {
     });
   }
 
-  async delete(userId: string, skill: string, change: Change, onlyOrigin?: 'registry'): Promise<void> {
+  async delete(userId: string, skill: string, change: Change): Promise<void> {
     await this.#change(userId, change, async (trx) => {
       const row = await this.#find(trx, userId, skill);
-      if (onlyOrigin !== undefined && row.origin !== onlyOrigin)
-        throw new AppError('conflict', 'the skill was uploaded, not installed from the registry');
       if (change.ifVersion !== undefined && row.version !== change.ifVersion) throw movedOn();
       await store.deleteSkill(trx, userId, row.id);
       await store.dropUnused(trx, userId);
