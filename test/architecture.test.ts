@@ -19,6 +19,7 @@ const ROOMS: Record<string, Record<string, 'value' | 'type'>> = {
     events: 'value',
     vault: 'type',
     runtime: 'type',
+    clawhub: 'type',
     gateway: 'type',
     link: 'type',
     llm: 'type',
@@ -32,6 +33,7 @@ const ROOMS: Record<string, Record<string, 'value' | 'type'>> = {
   runtime: { lib: 'value' },
   link: { lib: 'value' },
   llm: { lib: 'value' },
+  clawhub: { link: 'value', lib: 'value' },
   vault: { lib: 'value' },
   lib: {},
 };
@@ -84,10 +86,10 @@ const OWNERS: Record<string, string> = {
   installation: 'installation',
   plugins: 'plugins',
   agent_plugins: 'plugins',
-  processes: 'installation',
-  skills: 'skills',
   heartbeats: 'heartbeats',
   heartbeat_runs: 'heartbeats',
+  processes: 'installation',
+  skills: 'skills',
   skill_packages: 'skills',
   skill_versions: 'skills',
   agent_skills: 'skills',
@@ -170,7 +172,7 @@ describe('imports', () => {
   });
 
   test('the gateway in the image imports nothing of Berth, and next to nothing else', () => {
-    const bundled = ['eventsource-parser'];
+    const bundled = ['eventsource-parser', 'modern-tar'];
     const wrong = findings(GATEWAY, ({ imports }) =>
       imports
         .map(({ target }) => target)
