@@ -2,6 +2,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus, loadavg } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { chat } from './chat.js';
+import { files } from './files.js';
 import { get } from './get.js';
 import { llm } from './llm.js';
 import { memory } from './memory.js';
@@ -13,7 +14,7 @@ import { Scope } from './support/scope.js';
 import { startPostgres } from './support/world.js';
 import { templates } from './templates.js';
 
-const BENCHES: Record<string, Bench> = { provision, chat, llm, get, memory, templates };
+const BENCHES: Record<string, Bench> = { provision, chat, llm, get, files, memory, templates };
 const RESULTS = fileURLToPath(new URL('results/', import.meta.url));
 
 /** `npm run bench [-- NAME…]`: runs those benchmarks, or all, prints a table of each, and writes results/NAME.json. */

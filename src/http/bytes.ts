@@ -5,6 +5,7 @@ import { AppError } from '../lib/errors.js';
 import { publicError } from './errors.js';
 import type { Env } from './request-state.js';
 import { alreadySent } from './sse.js';
+import { countPassed } from './streamed-garbage.js';
 
 /** Where nothing moves for so long, the answer is given up: by whoever does not take it, or by whoever does not go on with it. */
 const STALLED_MS = 120_000;
@@ -72,6 +73,7 @@ function pump(
     body.on('data', (chunk: Buffer) => {
       left -= chunk.length;
       if (left < 0) return settle(() => reject(wrongLength()));
+      countPassed(chunk.length);
       stalled.refresh();
       if (!outgoing.write(chunk)) body.pause();
     });

@@ -4,6 +4,7 @@ import type { Context } from 'hono';
 import { AppError } from '../lib/errors.js';
 import type { Env } from './request-state.js';
 import { ClientGone } from './sse.js';
+import { countPassed } from './streamed-garbage.js';
 
 export interface PaceLimits {
   /** A body that is wanted must bring `windowBytes` in every such time, or be over. */
@@ -109,6 +110,7 @@ export class RequestStream extends Readable {
 
   readonly #onData = (chunk: Buffer): void => {
     this.#came += chunk.length;
+    countPassed(chunk.length);
     if (this.push(chunk)) return;
     this.#wasHeld = true;
     this.#incoming.pause();
