@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { authorizationCases, type Case, checkCase, type KeyKind } from '../http/authorization.js';
 import { startApp, type TestApp } from '../support/app.js';
+import { skillMd } from '../support/archives.js';
+import { FakeClawHub } from '../support/fake-clawhub.js';
 import { until } from '../support/until.js';
 
 interface Fixture {
@@ -9,16 +11,24 @@ interface Fixture {
 }
 
 let app: TestApp;
+let registry: FakeClawHub;
 let shared: Fixture;
 let cases: Case[];
 
 beforeAll(async () => {
   // Hundreds of refusals from one address are what this test is about.
-  app = await startApp({ app: { rates: { perAddress: 100_000, failuresPerAddress: 100_000 } } });
+  registry = await FakeClawHub.start();
+  app = await startApp({
+    env: { CLAWHUB_URL: registry.url },
+    app: { rates: { perAddress: 100_000, failuresPerAddress: 100_000 } },
+  });
   cases = authorizationCases((await app.get('/openapi.json')).json);
   shared = await fixture();
 });
-afterAll(() => app.stop());
+afterAll(async () => {
+  await app.stop();
+  await registry.stop();
+});
 
 /** A user with an agent, a sibling agent, a stranger with an agent, and a key of every kind. */
 async function fixture(): Promise<Fixture> {
@@ -36,8 +46,25 @@ async function fixture(): Promise<Fixture> {
   // Not the agent's own: rotate-key is one of the routes.
   const second = (await app.post(path, owner.key, { agent: agent.name })).json;
   const plugin = (await app.post(`/api/v1/users/${owner.id}/plugins`, owner.key, { name: 'spare' })).json;
+  const skill = skillMd('spare');
+  const uploaded = await app.call('PUT', `/api/v1/users/${owner.id}/skills/spare/file`, {
+    key: owner.key,
+    body: skill,
+    headers: { 'content-type': 'text/markdown' },
+  });
+  expect(uploaded.status).toBe(201);
   return {
-    params: { user: owner.id, agent: agent.name, key: spare.id, plugin: plugin.id, model: 'berth/mine', file: 'SOUL.md', version: '1' },
+    params: {
+      user: owner.id,
+      agent: agent.name,
+      key: spare.id,
+      plugin: plugin.id,
+      id: 'spare',
+      slug: 'nowhere',
+      model: 'berth/mine',
+      file: 'SOUL.md',
+      version: '1',
+    },
     keys: {
       none: undefined,
       garbage: 'berth_usr_garbage',

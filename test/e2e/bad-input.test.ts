@@ -1,6 +1,7 @@
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { startApp, type Answer, type TestApp } from '../support/app.js';
+import { FakeClawHub } from '../support/fake-clawhub.js';
 import { type Tenant, tenant } from './inside.js';
 
 interface Schema {
@@ -32,13 +33,18 @@ interface Route {
 const CANARY = 'canary-5f3a91';
 
 let app: TestApp;
+let registry: FakeClawHub;
 let bob: Tenant;
 let key: string;
 let document: Document;
 let routes: Route[];
 
 beforeAll(async () => {
-  app = await startApp({ app: { rates: { perAddress: 1_000_000, failuresPerAddress: 1_000_000 } } });
+  registry = await FakeClawHub.start();
+  app = await startApp({
+    env: { CLAWHUB_URL: registry.url },
+    app: { rates: { perAddress: 1_000_000, failuresPerAddress: 1_000_000 } },
+  });
   bob = await tenant(app, { tier: 'business' });
   const keys = await app.post('/api/v1/users/me/keys', bob.key, {});
   key = keys.json.id;
@@ -54,7 +60,10 @@ beforeAll(async () => {
   );
   expect(routes.filter((route) => route.schema).length).toBeGreaterThan(5);
 });
-afterAll(() => app.stop());
+afterAll(async () => {
+  await app.stop();
+  await registry.stop();
+});
 
 function resolved(schema: Schema | undefined): Schema | undefined {
   if (!schema?.$ref) return schema;
@@ -282,7 +291,12 @@ describe('a body that is not what it should be', () => {
 
 /** The required fields with values that may do. */
 function minimal(shape: Schema): Record<string, unknown> {
-  const values: Record<string, unknown> = { messages: [{ role: 'user', content: 'hi' }], model: 'berth/a', tier: 'business' };
+  const values: Record<string, unknown> = {
+    messages: [{ role: 'user', content: 'hi' }],
+    model: 'berth/a',
+    tier: 'business',
+    plugin_ids: [],
+  };
   return Object.fromEntries(
     (shape.required ?? []).map((name) => [name, values[name] ?? `n${Math.random().toString(36).slice(2)}`]),
   );

@@ -206,6 +206,8 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
     POOL_SIZE: '0',
     ORPHAN_GRACE_MS: '0',
     AGENT_IMAGE: 'berth-agent:latest',
+    // Nobody's: no test asks a registry of the internet.
+    CLAWHUB_URL: 'http://127.0.0.1:9',
     ...options.env,
   });
   const masterKey = beside?.masterKey ?? randomBytes(32);
