@@ -247,6 +247,67 @@ describe('folders', () => {
   });
 });
 
+describe('a whole folder', () => {
+  test.each(['tar', 'zip'] as const)('goes out as a %s, and in again, whole', async (format) => {
+    const files: Record<string, string> = { 'a.txt': 'A', 'sub/b ü.txt': 'B', 'sub/deep/😀': 'C'.repeat(200_000), '.dot': '' };
+    for (const [path, body] of Object.entries(files)) expect((await put(`pack-${format}/${path}`, body)).status).toBe(201);
+    const packed = await call('GET', at(`/archive?path=pack-${format}&format=${format}`));
+    expect([packed.status, packed.broken, packed.headers['content-disposition']]).toEqual([
+      200,
+      false,
+      `attachment; filename="pack-${format}.${format}"`,
+    ]);
+    const unpacked = await call('PUT', at(`/archive?path=unpacked-${format}&format=${format}`), packed.bytes);
+    expect([unpacked.status, unpacked.json]).toEqual([200, { path: `unpacked-${format}`, files: 4, bytes: 200_002 }]);
+    const { data } = await list(`path=unpacked-${format}&recursive=true`);
+    const found = data.filter(({ kind }: { kind: string }) => kind === 'file').map(({ path }: { path: string }) => path);
+    expect(found.length).toBe(4);
+    for (const path of found) {
+      const inner = path.slice(path.indexOf('/') + 1).replace(`pack-${format}/`, '');
+      expect((await read(path)).bytes.toString() === files[inner]).toBe(true);
+    }
+  });
+
+  test('is the workspace where none is named; HEAD says only what it would be', async () => {
+    const whole = await call('GET', at('/archive'));
+    expect([whole.status, whole.headers['content-type'], whole.headers['content-disposition']]).toEqual([
+      200,
+      'application/x-tar',
+      'attachment; filename="a.tar"',
+    ]);
+    expect((await call('HEAD', at('/archive?format=zip'))).headers['content-type']).toBe('application/zip');
+    expect((await call('GET', at('/archive?path=nowhere'))).status).toBe(404);
+    expect((await call('GET', at('/archive?format=rar'))).json.fields[0].path).toBe('query.format');
+    expect((await call('GET', at('/archive?path=../x'))).json.fields[0].path).toBe('query.path');
+  });
+
+  test('that is garbage, cut, or wants out of its folder, leaves nothing', async () => {
+    const { bytes: good } = await call('GET', at('/archive?path=pack-tar&format=tar'));
+    const evil = Buffer.from(good);
+    evil.write('../../evil.txt\0', 0);
+    evil.write('        ', 148);
+    evil.write(
+      `${evil
+        .subarray(0, 512)
+        .reduce((sum, byte) => sum + byte, 0)
+        .toString(8)
+        .padStart(6, '0')}\0 `,
+      148,
+    );
+    for (const [format, body] of [
+      ['tar', randomBytes(10_000)],
+      ['zip', randomBytes(10_000)],
+      ['tar', good.subarray(0, 100_000)],
+      ['zip', good],
+      ['tar', evil],
+    ] as const) {
+      const { status, json } = await call('PUT', at(`/archive?path=bad&format=${format}`), body);
+      expect([status, json.code]).toEqual([422, 'unprocessable']);
+      expect((await list('path=bad')).code).toBe('not_found');
+    }
+  });
+});
+
 describe('the agent', () => {
   test('reads what was written through the API in its next step, and the other way round', async () => {
     await put('shared/question.txt', 'What is six times seven?');
