@@ -62,7 +62,7 @@ export interface InstanceConfig {
 }
 
 export const DIGEST = /^[0-9a-f]{64}$/;
-const AGENT_ID = /^[a-z0-9_][a-z0-9_-]{0,63}$/;
+export const AGENT_ID = /^[a-z0-9_][a-z0-9_-]{0,63}$/;
 const MODEL = /^[^\s/]+\/\S+$/;
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/;
 const TOOL_NAME = /^[A-Za-z0-9_-]{1,64}$/;

@@ -6,6 +6,7 @@ import { Credentials } from './credentials.js';
 import { Egress } from './egress.js';
 import { TurnStopped } from './errors.js';
 import { FileRoutes } from './files/routes.js';
+import { Arrivals } from './files/state.js';
 import { Volume } from './files/volume.js';
 import { Links } from './link.js';
 import { ModelClient } from './llm.js';
@@ -24,6 +25,8 @@ import { Turns } from './turn.js';
 
 /** Turns in flight get this long to end after SIGTERM; the engine's own grace is 10 s. */
 const FINISH_WITHIN_MS = 9000;
+/** How long turns may go on before an agent's state is given away; Berth waits 90 s for its first byte. */
+const SETTLE_WITHIN_MS = 60_000;
 const HISTORY_BYTES = 128 * 1024;
 const HISTORY_CACHE_BYTES = 4 * 1024 * 1024;
 
@@ -43,7 +46,9 @@ async function main(settings: Settings): Promise<void> {
   });
   const running = new RunningTurns();
   const trash = new Trash(folders.trash, log);
-  const roster = new Roster({ folders, trash, conversations, running, log });
+  const volume = new Volume(settings.dataDir, log);
+  const arrivals = new Arrivals(volume);
+  const roster = new Roster({ folders, trash, arrivals, conversations, running, log });
   const model = new ModelClient((preferred) => links.sockets(preferred), credentials);
   const egress = new Egress(() => links.sockets(), credentials);
   const proxy = new ForwardProxy(egress, log);
@@ -58,8 +63,11 @@ async function main(settings: Settings): Promise<void> {
   ];
   const toolbox = new Toolbox({ builtIn, command: settings.shell ? (config) => commandTool(config, shell) : undefined });
   const turns = new Turns({ model, conversations, toolbox });
-  const volume = new Volume(settings.dataDir, log);
-  const files = new FileRoutes({ volume, knows: (agentId) => roster.ids.includes(agentId) });
+  const files = new FileRoutes({
+    volume,
+    knows: (agentId) => roster.ids.includes(agentId),
+    settled: (agentId) => running.agentSettled(agentId, SETTLE_WITHIN_MS),
+  });
   const api = new Api({ roster, turns, running, files, log });
   const linkServer = new LinkServer(api, log);
   const links = new Links({ dir: settings.linkDir, credentials, accept: linkServer.accept, log });

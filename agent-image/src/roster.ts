@@ -5,6 +5,7 @@ import type { AgentConfig, InstanceConfig } from './config.js';
 import { utcDay } from './context.js';
 import type { Conversations } from './conversation.js';
 import { HttpError, TurnStopped, invalid } from './errors.js';
+import type { Arrivals } from './files/state.js';
 import type { Log } from './log.js';
 import { readMarker, writeMarker } from './marker.js';
 import type { RunningTurns } from './running.js';
@@ -60,6 +61,7 @@ export class DataFolders {
 export interface RosterOptions {
   folders: DataFolders;
   trash: Trash;
+  arrivals: Arrivals;
   conversations: Conversations;
   running: RunningTurns;
   log: Log;
@@ -140,11 +142,14 @@ export class Roster {
   }
 
   async #prepare(config: AgentConfig): Promise<Prepared> {
-    const { folders, log } = this.#options;
+    const { folders, arrivals, log } = this.#options;
     const { id, incarnation } = config;
     let before = await readMarker(folders.marker(id));
     if (before?.incarnation !== incarnation) {
-      await this.#wipe(id);
+      const hasArrived = await arrivals.has(id, incarnation);
+      // Of a state that was put in place only in part, by a process that died over it, the rest follows.
+      if (!hasArrived || this.#agents.has(id)) await this.#wipe(id);
+      if (hasArrived) await arrivals.adopt(id);
       before = undefined;
     }
     const owned = [...config.files.keys()];
@@ -154,6 +159,7 @@ export class Roster {
     const workspace = this.#agents.get(id)?.workspace ?? new Workspace(folders.workspace(id), folders.home(id), log);
     await workspace.own(config, ownedBefore, utcDay());
     await writeMarker(folders.marker(id), { incarnation, owned, skills: {} });
+    await arrivals.drop(id);
     return { config, workspace };
   }
 

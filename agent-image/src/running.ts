@@ -47,6 +47,22 @@ export class RunningTurns {
     if (this.#turns.size > 0) await within(withinMs, Promise.all([...this.#turns].map(({ done }) => done)));
   }
 
+  /** Resolves when no turn of that agent is left or the time is over. Those that begin meanwhile are not waited for. */
+  async agentSettled(agentId: string, withinMs: number): Promise<void> {
+    const turns = [...this.#turns].filter((turn) => turn.agentId === agentId);
+    if (turns.length > 0) await within(withinMs, Promise.all(turns.map(({ done }) => done)));
+  }
+
+  /** Whether a turn of that agent runs. */
+  has(agentId: string): boolean {
+    return [...this.#turns].some((turn) => turn.agentId === agentId);
+  }
+
+  /** Resolves when one of the turns in flight has ended, or the time is over. */
+  async oneEnded(withinMs: number): Promise<void> {
+    await within(withinMs, Promise.race([...this.#turns].map(({ done }) => done)));
+  }
+
   async #stop(turns: Running[], reason: Error): Promise<void> {
     if (turns.length === 0) return;
     for (const { controller } of turns) controller.abort(reason);

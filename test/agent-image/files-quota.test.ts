@@ -1,6 +1,9 @@
-import { linkSync, rmSync, readdirSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { linkSync, mkdtempSync, readFileSync, rmSync, readdirSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { tarOf, zipOf } from './archive-fixtures.js';
 import { FilesFixture, readFileAnswer } from './files-client.js';
 import { until } from './fixture.js';
 
@@ -90,4 +93,39 @@ test('what is no quota is refused', async () => {
     status: 400,
     json: { error: { code: 'bad_request' } },
   });
+});
+
+test('a full disk is told as such, and nothing half-written is left', async ({ skip }) => {
+  const small = mkdtempSync(join(tmpdir(), 'fq-'));
+  // Whoever may not mount a file system of 8 MB has this run elsewhere.
+  const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', small]);
+  if (status !== 0) return skip();
+  const full = await FilesFixture.start({ BERTH_DATA_DIR: small });
+  const workspace = join(small, 'workspaces/a');
+  try {
+    await full.put('kept', 'before');
+    for (const [method, path, body] of [
+      ['PUT', 'files/kept', Buffer.alloc(20 * MB, 1)],
+      [
+        'PUT',
+        'archive?format=tar',
+        tarOf([
+          { name: 'a', body: 'x' },
+          { name: 'b', body: Buffer.alloc(20 * MB, 1) },
+        ]),
+      ],
+      ['PUT', 'archive?format=zip', await zipOf([{ name: 'a', body: Buffer.alloc(20 * MB, 1) }])],
+    ] as const)
+      expect(await full.ask(method, path, body)).toMatchObject({ status: 507, json: { error: { code: 'disk_full' } } });
+    expect(readdirSync(workspace)).toEqual(['kept']);
+    expect(readFileSync(join(workspace, 'kept'), 'utf8')).toBe('before');
+    for (const folder of ['staging', 'trash']) expect(readdirSync(join(small, '.berth', folder))).toEqual([]);
+    expect((await full.put('fits', Buffer.alloc(5 * MB, 1))).status).toBe(201);
+    expect((await full.ask('DELETE', 'files/fits')).status).toBe(204);
+    expect((await full.put('again', Buffer.alloc(5 * MB, 1))).status).toBe(201);
+  } finally {
+    await full.close();
+    spawnSync('umount', ['-l', small]);
+    rmSync(small, { recursive: true, force: true });
+  }
 });

@@ -10,6 +10,7 @@ import {
   readlinkSync,
   renameSync,
   rmdirSync,
+  symlinkSync,
   unlinkSync,
   type BigIntStats,
   type Dirent,
@@ -21,6 +22,7 @@ import { systemCode } from './file-error.js';
 export type Name = string | Buffer;
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_RDWR } = constants;
+const NEW = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW;
 
 /**
  * An open folder. What it does, it does to its own entries by their names and through its descriptor (`/proc/self/fd/<n>/<name>`,
@@ -82,7 +84,12 @@ export class Folder {
 
   /** A file that is not there yet. It can be read back too. */
   openNew(name: string): Promise<FileHandle> {
-    return open(this.#at(name), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
+    return open(this.#at(name), NEW, 0o600);
+  }
+
+  /** The same at once, for whoever makes many. */
+  openNewNow(name: string): number {
+    return openSync(this.#at(name), NEW, 0o600);
   }
 
   /** Says whether it was not there before. */
@@ -101,15 +108,24 @@ export class Folder {
     renameSync(this.#at(name), to.#at(newName));
   }
 
+  /** Gives an entry that is no folder a second name. */
+  link(name: Name, to: Folder, newName: Name): void {
+    linkSync(this.#at(name), to.#at(newName));
+  }
+
   /** Moves a file to where nothing is yet. EEXIST otherwise, whoever was quicker. */
   moveFileToNew(name: Name, to: Folder, newName: Name): void {
-    linkSync(this.#at(name), to.#at(newName));
+    this.link(name, to, newName);
     unlinkSync(this.#at(name));
   }
 
   /** Lets its owner change its entries, whatever its permissions said. */
   unlock(): void {
     fchmodSync(this.fd, 0o700);
+  }
+
+  makeLink(name: string, target: string): void {
+    symlinkSync(target, this.#at(name));
   }
 
   removeFile(name: Name): void {

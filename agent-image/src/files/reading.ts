@@ -43,33 +43,39 @@ export async function openRegular(folder: Folder, name: string): Promise<FileHan
   }
 }
 
-/** Writes a part of a file, as fast as it is read; the file may be growing. Gives how many bytes there were. */
-export async function sendPart(file: FileHandle, part: ByteRange, send: (piece: Buffer) => Promise<void>): Promise<number> {
+/**
+ * Reads a part of a file, as fast as `take` is done with each piece: all go through one buffer, or a large file would leave a trail
+ * of them faster than they are collected. Gives how many bytes there were.
+ */
+export async function readPart(file: FileHandle, part: ByteRange, take: (piece: Buffer) => Promise<void>): Promise<number> {
+  const buffer = Buffer.allocUnsafeSlow(Math.max(0, Math.min(PIECE_BYTES, part.last - part.first + 1)));
   let at = part.first;
   while (at <= part.last) {
-    const buffer = Buffer.allocUnsafeSlow(Math.min(PIECE_BYTES, part.last - at + 1));
-    const { bytesRead } = await file.read(buffer, 0, buffer.length, at);
+    const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, part.last - at + 1), at);
     if (bytesRead === 0) break;
-    await send(bytesRead === buffer.length ? buffer : buffer.subarray(0, bytesRead));
+    await take(buffer.subarray(0, bytesRead));
     at += bytesRead;
   }
   return at - part.first;
 }
 
-/** Writes to an answer and waits while its reader lags. Throws once the reader is gone. */
+/** Writes to an answer and waits until it is sent, so that the bytes are free again. Throws once the reader is gone. */
 export async function write(response: Response, piece: Uint8Array): Promise<void> {
-  if (response.destroyed || response.closed) throw new FileError('cut', 'The reader went away.');
-  if ((response as ServerResponse).write(piece)) return;
+  if (isGone(response)) throw new FileError('cut', 'The reader went away.');
   await new Promise<void>((resolve, reject) => {
-    const settle = () => {
-      response.off('drain', settle);
-      response.off('close', settle);
-      if (response.destroyed || response.closed) reject(new FileError('cut', 'The reader went away.'));
+    const gone = () => reject(new FileError('cut', 'The reader went away.'));
+    response.once('close', gone);
+    (response as ServerResponse).write(piece, (error) => {
+      response.off('close', gone);
+      if (error) gone();
       else resolve();
-    };
-    response.on('drain', settle);
-    response.on('close', settle);
+    });
   });
+}
+
+/** Node's HTTP/2 answers say nothing of it themselves, and take writes for good after it. */
+function isGone(response: Response): boolean {
+  return 'stream' in response ? response.stream.destroyed || response.stream.closed : response.destroyed;
 }
 
 /** Ends an answer that promised more than there is, so that its reader does not take it for whole. */
@@ -108,12 +114,12 @@ async function answerWithOpened(file: FileHandle, request: Request, response: Re
     ...(range ? { 'content-range': `bytes ${range.first}-${range.last}/${size}` } : {}),
   });
   if (!isHead) await sendWhole(file, part, response);
-  if (!response.destroyed) response.end();
+  if (!isGone(response)) response.end();
 }
 
 async function sendWhole(file: FileHandle, part: ByteRange, response: Response): Promise<void> {
   try {
-    const sent = await sendPart(file, part, (piece) => write(response, piece));
+    const sent = await readPart(file, part, (piece) => write(response, piece));
     // The file was made shorter meanwhile: the length that was promised cannot be kept.
     if (sent <= part.last - part.first) breakOff(response);
   } catch {

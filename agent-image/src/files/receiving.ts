@@ -1,4 +1,5 @@
-import type { FileHandle } from 'node:fs/promises';
+import { write, writeSync } from 'node:fs';
+import { promisify } from 'node:util';
 import type { Request } from '../body.js';
 import { FileError } from './file-error.js';
 import type { Allowance } from './usage.js';
@@ -21,21 +22,30 @@ export async function* bytesOf(request: Request): AsyncGenerator<Buffer> {
   if (wasCut(request) || (promised !== undefined && Number(promised) !== bytes)) throw cut();
 }
 
-/** Writes a body to a file in pieces of one size, taking room for each before it is written. */
+/**
+ * Writes bytes to a file in pieces of one size, taking room for each before it is written. `begin` starts another file with the same
+ * buffer, once the one before is flushed.
+ */
 export class FileSink {
-  readonly #file: FileHandle;
   readonly #allowance: Allowance;
   readonly #buffer = Buffer.allocUnsafeSlow(PIECE_BYTES);
+  #fd = -1;
   #filled = 0;
   #written = 0;
 
-  constructor(file: FileHandle, allowance: Allowance) {
-    this.#file = file;
+  constructor(allowance: Allowance) {
     this.#allowance = allowance;
   }
 
   get bytes(): number {
     return this.#written + this.#filled;
+  }
+
+  begin(fd: number): this {
+    this.#fd = fd;
+    this.#filled = 0;
+    this.#written = 0;
+    return this;
   }
 
   async write(bytes: Uint8Array): Promise<void> {
@@ -53,14 +63,21 @@ export class FileSink {
     if (this.#filled === 0) return;
     await this.#allowance.take(this.#filled);
     let from = 0;
-    while (from < this.#filled) {
-      const { bytesWritten } = await this.#file.write(this.#buffer, from, this.#filled - from, this.#written + from);
-      from += bytesWritten;
-    }
+    while (from < this.#filled) from += await this.#some(from);
     this.#written += this.#filled;
     this.#filled = 0;
   }
+
+  /** The little that a small file holds is written at once: of many of them the way to another thread would be most of the time. */
+  async #some(from: number): Promise<number> {
+    const [bytes, at] = [this.#filled - from, this.#written + from];
+    if (this.#filled < PIECE_BYTES) return writeSync(this.#fd, this.#buffer, from, bytes, at);
+    const { bytesWritten } = await writeLater(this.#fd, this.#buffer, from, bytes, at);
+    return bytesWritten;
+  }
 }
+
+const writeLater = promisify(write);
 
 function wasCut(request: Request): boolean {
   if (!('stream' in request)) return !request.complete;

@@ -1,13 +1,17 @@
 import type { ServerResponse } from 'node:http';
 import { BodyRoom, type Request } from '../body.js';
+import { AGENT_ID } from '../config.js';
 import { HttpError } from '../errors.js';
 import type { Response } from '../sse.js';
+import { formatOf, unpack, withPacked } from './archives.js';
 import { inFolder, inWorkspace, makeFolder, move, remove } from './changing.js';
 import type { Guard } from './conditions.js';
 import { FileError } from './file-error.js';
 import { listPage, readCursor } from './listing.js';
+import { packTar, packZip, type Send } from './packing.js';
 import { segmentsOf } from './place.js';
-import { answerWithFile } from './reading.js';
+import { answerWithFile, breakOff, write } from './reading.js';
+import { keepState, packState } from './state.js';
 import { answering, type Volume } from './volume.js';
 import { writeFile } from './writing.js';
 
@@ -15,6 +19,8 @@ export interface FileRoutesOptions {
   volume: Volume;
   /** Whether an agent of that id is configured. */
   knows(agentId: string): boolean;
+  /** Resolves when no turn of that agent runs, or has run for too long to wait. */
+  settled(agentId: string): Promise<void>;
 }
 
 /** A file call, taken apart. */
@@ -33,6 +39,8 @@ const PREFIX = '/berth/v1/agents/';
 const MOST_JSON_BYTES = 64 * 1024;
 const MOST_LISTED = 1000;
 const MOST_AT_ONCE = 64;
+/** Archives take more: a compressor, a decoder, folders held open. */
+const MOST_ARCHIVES_AT_ONCE = 4;
 
 /** Everything that Berth does to the files of agents: `/berth/v1/agents/{agent}/…`. */
 export class FileRoutes {
@@ -40,6 +48,7 @@ export class FileRoutes {
   readonly #routes: Record<string, Record<string, Handler>>;
   readonly #bodies = new BodyRoom(1024 * 1024);
   #running = 0;
+  #archives = 0;
 
   constructor(options: FileRoutesOptions) {
     this.#options = options;
@@ -49,6 +58,14 @@ export class FileRoutes {
       move: { POST: (call) => this.#move(call) },
       folder: { POST: (call) => this.#makeFolder(call) },
       disk: { GET: (call) => this.#disk(call) },
+      archive: {
+        GET: (call) => this.#oneOfFew(() => this.#pack(call)),
+        PUT: (call) => this.#oneOfFew(() => this.#unpack(call)),
+      },
+      state: {
+        GET: (call) => this.#oneOfFew(() => this.#packState(call)),
+        PUT: (call) => this.#oneOfFew(() => this.#keepState(call)),
+      },
     };
   }
 
@@ -64,18 +81,16 @@ export class FileRoutes {
     const handler = methods[request.method === 'HEAD' ? 'GET' : (request.method ?? '')];
     if (!handler)
       throw new HttpError(405, 'invalid_request_error', 'Method not allowed.', { allow: Object.keys(methods).join(', ') });
-    return (_request, response) =>
-      this.#run(handler, {
-        agentId: decoded(agentId),
-        request,
-        response,
-        query: new URLSearchParams(query),
-        path: decoded(rest ?? ''),
-      });
+    return (_request, response) => {
+      const call = { agentId: decoded(agentId), request, response, query: new URLSearchParams(query), path: decoded(rest ?? '') };
+      // A state comes for an agent that is not here yet; all else is about one that is.
+      const isArrival = word === 'state' && request.method === 'PUT';
+      if (!isArrival && !this.#options.knows(call.agentId)) throw new FileError('not_found', 'There is no such agent here.');
+      return this.#run(handler, call);
+    };
   }
 
   async #run(handler: Handler, call: Call): Promise<void> {
-    if (!this.#options.knows(call.agentId)) throw new FileError('not_found', 'There is no such agent here.');
     if (this.#running >= MOST_AT_ONCE) throw new FileError('busy', 'Too many file calls at once; try again.');
     this.#running += 1;
     try {
@@ -135,6 +150,49 @@ export class FileRoutes {
     answer(response, 200, await this.#options.volume.usage.figures(flag(query, 'fresh') ? 0 : FRESH_FOR_ASKERS_MS));
   }
 
+  async #pack({ agentId, query, request, response }: Call): Promise<void> {
+    const format = formatOf(query.get('format'));
+    const segments = segmentsOf(query.get('path') ?? '');
+    await withPacked(this.#options.volume, { agentId, segments }, (folder) =>
+      sendArchive(request, response, TYPES[format], (send) =>
+        format === 'tar' ? packTar([{ folder, prefix: '' }], send) : packZip(folder, send),
+      ),
+    );
+  }
+
+  async #unpack({ agentId, query, request, response }: Call): Promise<void> {
+    const unpacked = await unpack(this.#options.volume, request, {
+      agentId,
+      segments: segmentsOf(query.get('path') ?? ''),
+      format: formatOf(query.get('format')),
+      limitBytes: quotaOf(request),
+      mostBytes: bytesHeader(request, 'x-berth-limit'),
+    });
+    answer(response, 200, unpacked);
+  }
+
+  async #packState({ agentId, request, response }: Call): Promise<void> {
+    await this.#options.settled(agentId);
+    await sendArchive(request, response, TYPES.tar, (send) => packState(this.#options.volume, agentId, send));
+  }
+
+  async #keepState({ agentId, query, request, response }: Call): Promise<void> {
+    if (!AGENT_ID.test(agentId)) throw new FileError('bad_request', 'agent: is not an id of one');
+    if (this.#options.knows(agentId)) throw new FileError('exists', 'That agent is here already.');
+    const incarnation = query.get('incarnation') ?? '';
+    answer(response, 201, await keepState(this.#options.volume, request, { agentId, incarnation, limitBytes: quotaOf(request) }));
+  }
+
+  async #oneOfFew(work: () => Promise<void>): Promise<void> {
+    if (this.#archives >= MOST_ARCHIVES_AT_ONCE) throw new FileError('busy', 'Too many archives at once; try again.');
+    this.#archives += 1;
+    try {
+      await work();
+    } finally {
+      this.#archives -= 1;
+    }
+  }
+
   async #json(request: Request): Promise<Record<string, unknown>> {
     const body = await this.#bodies.read(request, MOST_JSON_BYTES);
     body.release();
@@ -170,11 +228,43 @@ function guardOf({ headers }: Request): Guard {
 }
 
 function quotaOf(request: Request): number | undefined {
-  const given = request.headers['x-berth-quota'];
+  return bytesHeader(request, 'x-berth-quota');
+}
+
+function bytesHeader(request: Request, name: string): number | undefined {
+  const given = request.headers[name];
   if (given === undefined) return undefined;
   if (typeof given !== 'string' || !/^\d{1,15}$/.test(given))
-    throw new FileError('bad_request', 'x-berth-quota: must be a number of bytes');
+    throw new FileError('bad_request', `${name}: must be a number of bytes`);
   return Number(given);
+}
+
+const TYPES = { tar: 'application/x-tar', zip: 'application/zip' };
+
+/** Answers with an archive as it is packed. What goes wrong before its first byte is an error like any other; after it, a break. */
+async function sendArchive(
+  request: Request,
+  response: Response,
+  type: string,
+  pack: (send: Send) => Promise<void>,
+): Promise<void> {
+  const begin = () => response.headersSent || (response as ServerResponse).writeHead(200, { 'content-type': type });
+  if (request.method === 'HEAD') {
+    begin();
+    response.end();
+    return;
+  }
+  try {
+    await pack((piece) => {
+      begin();
+      return write(response, piece);
+    });
+    begin();
+    response.end();
+  } catch (error) {
+    if (!response.headersSent) throw error;
+    breakOff(response);
+  }
 }
 
 function flag(query: URLSearchParams, name: string): boolean {

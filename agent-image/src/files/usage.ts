@@ -125,7 +125,7 @@ export class Allowance {
   readonly #usage: DiskUsage;
   readonly #limit: number | undefined;
   /** What the write will free when it is done. */
-  readonly #credit: number;
+  #credit: number;
   #taken = 0;
 
   constructor(usage: DiskUsage, limit: number | undefined, credit = 0) {
@@ -136,6 +136,11 @@ export class Allowance {
 
   get taken(): number {
     return this.#taken;
+  }
+
+  /** Says of more that will be freed when all is done. */
+  willFree(bytes: number): void {
+    this.#credit += bytes;
   }
 
   /** Throws 413 with figures where there is no room for so much; nothing is refused that a fresh count would let pass. */

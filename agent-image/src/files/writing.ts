@@ -71,7 +71,7 @@ async function checkAnnounced(request: Request, allowance: Allowance): Promise<v
 }
 
 async function receive(request: Request, file: FileHandle, allowance: Allowance): Promise<number> {
-  const sink = new FileSink(file, allowance);
+  const sink = new FileSink(allowance).begin(file.fd);
   for await (const piece of bytesOf(request)) await sink.write(piece);
   await sink.flush();
   // Data before name: a machine that loses its power now has the old file or the new one, and never a part.
