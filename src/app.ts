@@ -164,7 +164,7 @@ export function createApp(options: AppOptions): App {
   const checkRoom: AgentsOptions['checkRoom'] = (trx, userId) => templates.checkRoom(trx, userId);
   const agents = new Agents({ db, bus, tiers, keys, deployments, gateway, defaultModel: config.defaultModel, checkModel, checkRoom });
   const skills = new Skills({ db, agents });
-  const clawhub = new ClawHub({ url: config.clawhubUrl, limits: options.clawhub });
+  const clawhub = new ClawHub({ url: config.clawhubUrl, limits: options.clawhub, deny: config.egressDeny });
   const installs = new SkillInstalls({ skills, registry: clawhub, allow: config.clawhubAllow, log });
   const plugins = new Plugins({ db, agents, skillsNamed: (...of) => skills.named(...of) });
   const counter = new TokenCounter();

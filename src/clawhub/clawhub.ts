@@ -31,7 +31,9 @@ export interface Resolved {
 
 export interface ClawHubOptions {
   url: string;
-  limits?: Partial<ExchangeLimits>;
+  limits?: Partial<ExchangeLimits> | undefined;
+  /** Addresses and networks that it must not send us to, besides those of no public use. */
+  deny?: string[];
 }
 
 const JSON_BYTES = 2_000_000;
@@ -47,9 +49,9 @@ export class ClawHub {
   readonly #exchange: Exchange;
   #downloads = 0;
 
-  constructor({ url, limits }: ClawHubOptions) {
+  constructor({ url, limits, deny }: ClawHubOptions) {
     this.url = url.replace(/\/+$/, '');
-    this.#exchange = new Exchange(new URL(url), limits);
+    this.#exchange = new Exchange(new URL(url), { limits, deny });
   }
 
   /** Reads `slug` or `@owner/slug`; throws `invalid_request`. */

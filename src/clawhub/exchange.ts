@@ -1,10 +1,10 @@
 import { request as requestHttp } from 'node:http';
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
-import { connect, isIP, type Socket } from 'node:net';
+import { type BlockList, connect, isIP, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { connect as connectTls } from 'node:tls';
 import { AppError } from '../lib/errors.js';
-import { dialChecked, resolveChecked } from '../link/resolve.js';
+import { dialChecked, parseDenied, resolveChecked } from '../link/resolve.js';
 
 /** How long the registry may take, and how often it may send us elsewhere. */
 export interface ExchangeLimits {
@@ -50,10 +50,13 @@ const ERROR_BYTES = 64 * 1024;
 export class Exchange {
   readonly #origin: string;
   readonly #limits: ExchangeLimits;
+  readonly #deny: BlockList;
 
-  constructor(base: URL, limits: Partial<ExchangeLimits> = {}) {
+  /** `deny`: addresses and networks that are refused besides those of no public use. */
+  constructor(base: URL, { limits, deny = [] }: { limits?: Partial<ExchangeLimits> | undefined; deny?: string[] } = {}) {
     this.#origin = base.origin;
     this.#limits = { ...EXCHANGE_LIMITS, ...limits };
+    this.#deny = parseDenied(deny);
   }
 
   /** The answer after redirects. Throws `unavailable`, `timeout` or `upstream_error`; never for a status. */
@@ -111,7 +114,9 @@ export class Exchange {
     const port = Number(url.port || (url.protocol === 'https:' ? 443 : 80));
     const { connectMs } = this.#limits;
     const socket =
-      url.origin === this.#origin ? await dial(host, port, connectMs, signal) : await dialPublic(host, port, connectMs, signal);
+      url.origin === this.#origin
+        ? await dial(host, port, connectMs, signal)
+        : await dialPublic(host, port, this.#deny, connectMs, signal);
     return url.protocol === 'https:' ? secure(socket, host, connectMs, signal) : socket;
   }
 
@@ -202,9 +207,9 @@ function dial(host: string, port: number, timeoutMs: number, signal: AbortSignal
   return opened(connect({ host, port, noDelay: true }), 'connect', timeoutMs, signal, away);
 }
 
-async function dialPublic(host: string, port: number, timeoutMs: number, signal: AbortSignal): Promise<Socket> {
+async function dialPublic(host: string, port: number, deny: BlockList, timeoutMs: number, signal: AbortSignal): Promise<Socket> {
   try {
-    return await dialChecked(await resolveChecked(host, { timeoutMs }), port, { timeoutMs, signal });
+    return await dialChecked(await resolveChecked(host, { timeoutMs, deny }), port, { timeoutMs, signal });
   } catch (error) {
     signal.throwIfAborted();
     if (error instanceof AppError && ['forbidden', 'invalid_request'].includes(error.code))

@@ -307,6 +307,52 @@ describe.each(databaseKinds)('skills on %s', (database) => {
     await until(async () => (await count('skills')) === 0 && (await count('skill_packages')) === 0, 'the skills to go');
   });
 
+  test('a user may have 200 skills and 200 MB of versions, old ones of which are dropped', async () => {
+    const user = await app.user();
+    const { db } = app.database;
+    await upload(user.key, 'first');
+    const { id, digest } = (await app.get('/api/v1/skills/first', user.key)).json;
+    // As many as it takes, without their 200 uploads.
+    const rows = Array.from({ length: 199 }, (_, i) => ({
+      id: `${id.slice(0, -3)}${String(i).padStart(3, '0')}`,
+      name: `n${i}`,
+    }));
+    const skill = { user_id: user.id, origin: 'upload', enabled_for: 'none', current: 1, last_number: 1 } as const;
+    await db
+      .insertInto('skills')
+      .values(rows.map((row) => ({ ...skill, ...row })))
+      .execute();
+    const full = await upload(user.key, 'one-more');
+    expect([full.status, full.json.error]).toEqual([403, 'a user may have 200 skills; 200 exist']);
+    await db.deleteFrom('skills').where('user_id', '=', user.id).where('name', '<>', 'first').execute();
+    await db.updateTable('skill_packages').set({ bytes: 199_999_000 }).where('digest', '=', digest).execute();
+    const large = await upload(user.key, 'one-more');
+    expect([large.status, large.json.error]).toEqual([
+      403,
+      expect.stringContaining('may have 200000000 bytes; with this one they would have'),
+    ]);
+    expect((await app.get('/api/v1/skills', user.key)).json.data).toHaveLength(1);
+    await db.updateTable('skill_packages').set({ bytes: 2_048 }).where('digest', '=', digest).execute();
+    const versions = Array.from({ length: 50 }, (_, i) => ({
+      skill_id: id,
+      user_id: user.id,
+      number: i + 2,
+      digest,
+      head: '{}',
+      warnings: '[]',
+    }));
+    await db
+      .insertInto('skill_versions')
+      .values(versions as never)
+      .execute();
+    await db.updateTable('skills').set({ current: 51, last_number: 51 }).where('id', '=', id).execute();
+    expect((await upload(user.key, 'first', skillMd('first', '', 'Newest.'))).json.current_version).toBe(52);
+    const kept = (await app.get('/api/v1/skills/first/versions', user.key)).json.data.map(
+      ({ number }: { number: number }) => number,
+    );
+    expect([kept.length, kept[0], kept.at(-1)]).toEqual([50, 52, 3]);
+  });
+
   test('the digest is that of the tar a gateway gets', async () => {
     const { key } = await app.user();
     const { digest } = (await upload(key, 'digest')).json;
