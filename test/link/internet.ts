@@ -33,11 +33,11 @@ export class Internet {
     this.#outside = `${this.#tag}w`;
   }
 
-  /** `files`: a folder whose files the world's web servers serve. */
-  static async start({ files }: { files?: string } = {}): Promise<Internet> {
+  /** `files` makes a folder, within the one it is given, whose files the world's web servers serve. */
+  static async start({ files }: { files?: (dir: string) => string } = {}): Promise<Internet> {
     const internet = new Internet();
     internet.#connect();
-    await internet.#startWorld(files);
+    await internet.#startWorld(files?.(internet.dir));
     return internet;
   }
 
@@ -51,12 +51,16 @@ export class Internet {
     return this.reached.filter((each) => FORBIDDEN.some((address) => each.address.endsWith(address)));
   }
 
-  async stop(): Promise<void> {
+  async endChildren(): Promise<void> {
     for (const child of this.#children) {
       if (child.exitCode !== null || child.signalCode !== null) continue;
       child.kill('SIGKILL');
       await once(child, 'exit');
     }
+  }
+
+  async stop(): Promise<void> {
+    await this.endChildren();
     for (const namespace of [this.#inside, this.#outside]) ip('netns', 'del', namespace);
     rmSync(`/etc/netns/${this.#inside}`, { recursive: true, force: true });
     rmSync(this.dir, { recursive: true, force: true });

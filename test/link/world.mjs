@@ -1,15 +1,18 @@
 // The internet of the egress tests: name server, web servers and forbidden addresses, in a network namespace of their own.
-// argv: key file, certificate file. Says `ready`, then one JSON line for every connection that reaches it.
+// argv: key file, certificate file, and a folder to serve, if any. Says `ready`, then one JSON line for every connection that reaches it.
 import dgram from 'node:dgram';
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
+import path from 'node:path';
 import tls from 'node:tls';
 
 const SITE = '93.184.216.34';
 const NAMES = {
   'site.test': { A: [SITE] },
   'www.site.test': { A: [SITE] },
+  'git.test': { A: [SITE] },
+  'npm.test': { A: [SITE] },
   'other.test': { A: ['93.184.216.35'] },
   'six.test': { AAAA: ['2606:2800::34'] },
   'both.test': { A: ['93.184.216.99', SITE], AAAA: ['2606:2800::34'] },
@@ -94,6 +97,10 @@ function answer(request, response) {
   if (request.url === '/smuggle')
     return response.socket.end('HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nhi');
   if (request.url === '/hang') return;
+  const away = /^\/redirect\?to=(.*)$/.exec(request.url)?.[1];
+  if (away !== undefined) return void response.writeHead(302, { location: decodeURIComponent(away) }).end();
+  const file = fileAt(request.url);
+  if (file !== undefined) return void response.end(readFileSync(file));
   const hash = [];
   request.on('data', (chunk) => hash.push(chunk.length));
   request.on('end', () => {
@@ -113,7 +120,17 @@ function answer(request, response) {
   });
 }
 
-const [keyFile, certificateFile] = process.argv.slice(2);
+/** The file that a path names in the folder that is served; of a folder its index.json. */
+function fileAt(url) {
+  if (folder === undefined) return undefined;
+  const place = path.join(folder, path.normalize(new URL(url, 'http://x').pathname));
+  const found = statSync(place, { throwIfNoEntry: false });
+  if (found?.isFile()) return place;
+  const index = path.join(place, 'index.json');
+  return found && statSync(index, { throwIfNoEntry: false }) ? index : undefined;
+}
+
+const [keyFile, certificateFile, folder] = process.argv.slice(2);
 told(http.createServer(answer)).listen(80, '::');
 told(http.createServer(answer)).listen(8080, '::');
 told(net.createServer((socket) => socket.end('220 hello\r\n'))).listen(2525, '::');
