@@ -26,7 +26,14 @@ import { beatJob, pruneBeatsJob } from './domains/heartbeats/heartbeats.jobs.js'
 import { Idempotency } from './domains/idempotency/idempotency.js';
 import { KeptAnswers } from './domains/idempotency/kept-answers.js';
 import { pruneIdempotencyJob } from './domains/idempotency/idempotency.jobs.js';
-import { adoptMasterKey, heartbeatJob, type Installation, readKeyCheck, signOff, takeUid } from './domains/installation/installation.js';
+import {
+  adoptMasterKey,
+  heartbeatJob,
+  type Installation,
+  readKeyCheck,
+  signOff,
+  takeUid,
+} from './domains/installation/installation.js';
 import { Logs } from './domains/logs/logs.js';
 import { Plugins } from './domains/plugins/plugins.js';
 import { SkillInstalls } from './domains/skills/installs.js';
@@ -85,7 +92,7 @@ export interface AppOptions {
   /** How long the registry of skills may take, where it is not to be as usual. */
   clawhub?: ClawHubOptions['limits'];
   /** How long files may stand still, where it is not to be as usual: the times of the link's side, and the pace of clients. */
-  files?: { times?: Partial<FileTimes>; bodyPace?: EdgeOptions['bodyPace'] };
+  files?: { times?: Partial<FileTimes>; pace?: EdgeOptions['pace'] };
   /** When idle deployments rest, where it is not to be as usual. */
   rest?: Pick<RestJobOptions, 'everyMs' | 'pausedS'>;
   /** How often heartbeats are looked at, where it is not to be as usual. */
@@ -162,7 +169,17 @@ export function createApp(options: AppOptions): App {
   const checkModel = (model: string) => void registry.resolve(model);
   // The templates need the agents first; by the time that an agent is made, they are there.
   const checkRoom: AgentsOptions['checkRoom'] = (trx, userId) => templates.checkRoom(trx, userId);
-  const agents = new Agents({ db, bus, tiers, keys, deployments, gateway, defaultModel: config.defaultModel, checkModel, checkRoom });
+  const agents = new Agents({
+    db,
+    bus,
+    tiers,
+    keys,
+    deployments,
+    gateway,
+    defaultModel: config.defaultModel,
+    checkModel,
+    checkRoom,
+  });
   const skills = new Skills({ db, agents });
   const clawhub = new ClawHub({ url: config.clawhubUrl, limits: options.clawhub, deny: config.egressDeny });
   const installs = new SkillInstalls({ skills, registry: clawhub, allow: config.clawhubAllow, log });
@@ -172,7 +189,14 @@ export function createApp(options: AppOptions): App {
   const context = new Context({ agents, plugins, client: contextClient, counter, readyTimeoutMs: config.readyTimeoutMs });
   const userSecrets = new UserSecrets({ db, vault, agents, log });
   const templates = new Templates({ db, agents });
-  const configs = new Configs({ db, agents, deployments, defaultModel: config.defaultModel, checkModel, images: config.agentImages });
+  const configs = new Configs({
+    db,
+    agents,
+    deployments,
+    defaultModel: config.defaultModel,
+    checkModel,
+    images: config.agentImages,
+  });
   const chat = new Chat({ db, log, agents, gateway, processId, readyTimeoutMs: config.readyTimeoutMs });
   const heartbeats = new Heartbeats({ db, log, agents, chat, configs, templates, processId });
   const fileClient = new FilesClient({ links, times: options.files?.times });
@@ -185,7 +209,13 @@ export function createApp(options: AppOptions): App {
   const metrics = new HttpMetrics(undefined, { process: true });
 
   const rotation = new VaultRotation({
-    ...{ db, bus, vault, log, processId, files: options.keyFiles, alone: database.kind === 'pglite' },
+    db,
+    bus,
+    vault,
+    log,
+    processId,
+    files: options.keyFiles,
+    alone: database.kind === 'pglite',
     resealed: [new DataKeys({ vault, log }), new KeptAnswers({ vault })],
     adopt: (trx) => adoptMasterKey(trx, vault),
     keyCheck: readKeyCheck,
@@ -227,13 +257,19 @@ export function createApp(options: AppOptions): App {
     idempotency,
     metrics,
     ...(options.rates ? { rates: options.rates } : {}),
-    ...(options.files?.bodyPace ? { bodyPace: options.files.bodyPace } : {}),
+    ...(options.files?.pace ? { pace: options.files.pace } : {}),
   });
 
   const { orphanGraceMs, agentImage: image } = config;
   const assembly = new Assembly({
     db,
-    parts: [(...of) => templates.filesFor(...of), (...of) => skills.describe(...of), (...of) => plugins.describe(...of), (...of) => userSecrets.describe(...of), (...of) => configs.settingsFor(...of)],
+    parts: [
+      (...of) => templates.filesFor(...of),
+      (...of) => skills.describe(...of),
+      (...of) => plugins.describe(...of),
+      (...of) => userSecrets.describe(...of),
+      (...of) => configs.settingsFor(...of),
+    ],
     packageOf: (...of) => skills.packageOf(...of),
   });
   const reconciler = new Reconciler({
@@ -257,11 +293,20 @@ export function createApp(options: AppOptions): App {
     rotate,
     linkSync,
     erase,
-    ...[heartbeatJob(db, processId), beatJob(heartbeats, options.heartbeats?.everyMs), pruneBeatsJob(heartbeats), usageJob(usage), settleTurnsJob(chat), pruneIdempotencyJob(idempotency), moveAgentsJob(moves),
+    ...[
+      heartbeatJob(db, processId),
+      beatJob(heartbeats, options.heartbeats?.everyMs),
+      pruneBeatsJob(heartbeats),
+      usageJob(usage),
+      settleTurnsJob(chat),
+      pruneIdempotencyJob(idempotency),
+      moveAgentsJob(moves),
       fillPoolJob(pool),
-      restJob({ deployments, links, ...options.rest }), writeTrafficJob(traffic), pruneTrafficJob(traffic), recheckEgressJob(egress)].map(
-      (job) => new Loop(job, log),
-    ),
+      restJob({ deployments, links, ...options.rest }),
+      writeTrafficJob(traffic),
+      pruneTrafficJob(traffic),
+      recheckEgressJob(egress),
+    ].map((job) => new Loop(job, log)),
   ];
 
   return {

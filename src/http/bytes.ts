@@ -3,12 +3,10 @@ import type { Readable } from 'node:stream';
 import type { Context } from 'hono';
 import { AppError } from '../lib/errors.js';
 import { publicError } from './errors.js';
+import { PACE } from './pace.js';
 import type { Env } from './request-state.js';
 import { alreadySent } from './sse.js';
 import { countPassed } from './streamed-garbage.js';
-
-/** Where nothing moves for so long, the answer is given up: by whoever does not take it, or by whoever does not go on with it. */
-const STALLED_MS = 120_000;
 
 /** An answer whose body is passed on as it comes. */
 export interface BytesAnswer {
@@ -24,7 +22,7 @@ export interface BytesAnswer {
  * Answers with bytes, past Hono's and node-server's web streams, and no faster than the client takes them. A body that fails in its midst
  * ends the connection, never the answer: no client may take a part for the whole. A client that goes destroys the body.
  */
-export async function streamBytes(c: Context<Env>, answer: BytesAnswer, stalledMs = STALLED_MS): Promise<Response> {
+export async function streamBytes(c: Context<Env>, answer: BytesAnswer): Promise<Response> {
   const { outgoing, berth: state } = c.env;
   if (!outgoing) throw new AppError('internal', 'a stream needs a connection');
   const { status, body, lengthBytes } = answer;
@@ -43,7 +41,7 @@ export async function streamBytes(c: Context<Env>, answer: BytesAnswer, stalledM
     return alreadySent();
   }
   try {
-    streamed.broken = (await pump(body, outgoing, lengthBytes, stalledMs)) === 'gone';
+    streamed.broken = (await pump(body, outgoing, lengthBytes, state.services.pace?.stalledMs ?? PACE.stalledMs)) === 'gone';
   } catch (thrown) {
     state.error = publicError(thrown);
     outgoing.destroy();

@@ -9,10 +9,10 @@ import { errorResponse, isOfClient, publicError } from './errors.js';
 import { isGuard } from './guard.js';
 import type { IdempotencyStore } from './idempotency.js';
 import type { HttpMetrics } from './metrics.js';
+import type { Pace } from './pace.js';
 import { meaningsOf, pathOfTarget } from './path.js';
 import { ClientAddress, type RateLimitOptions, RateLimits, type RequestsPerMinute } from './rate-limit.js';
 import { type EdgeServices, type Env, RequestState } from './request-state.js';
-import type { PaceLimits } from './request-stream.js';
 import type { Router } from './router.js';
 
 const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
@@ -40,8 +40,8 @@ export interface EdgeOptions {
   idempotency?: IdempotencyStore;
   metrics?: HttpMetrics;
   bodyLimitBytes?: number;
-  /** How slowly a streamed body may come, where that is not to be as usual. */
-  bodyPace?: PaceLimits;
+  /** How slowly streams may pass, where that is not to be as usual. */
+  pace?: Pace;
 }
 
 /** What node-server hands over with a request; nothing in tests that call `fetch` themselves. */
@@ -69,7 +69,7 @@ export class Edge {
       idempotency: options.idempotency,
       log: options.log,
       bodyLimitBytes: options.bodyLimitBytes ?? DEFAULT_BODY_BYTES,
-      bodyPace: options.bodyPace,
+      pace: options.pace,
     };
     this.#lines = options.log.child({}, { redact: { paths: [] } });
     this.#metrics = options.metrics;

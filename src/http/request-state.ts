@@ -5,8 +5,8 @@ import type { Log } from '../lib/log.js';
 import type { Authenticator } from './authenticate.js';
 import type { UserDirectory } from './authorize.js';
 import type { IdempotencyStore } from './idempotency.js';
+import type { Pace } from './pace.js';
 import type { RateLimits } from './rate-limit.js';
-import type { PaceLimits } from './request-stream.js';
 
 /** What a guard needs of the outside; one object for all requests. */
 export interface EdgeServices {
@@ -16,8 +16,8 @@ export interface EdgeServices {
   idempotency: IdempotencyStore | undefined;
   log: Log;
   bodyLimitBytes: number;
-  /** How slowly a streamed body may come, where that is not to be as usual. */
-  bodyPace?: PaceLimits | undefined;
+  /** How slowly streams may pass, where that is not to be as usual. */
+  pace?: Pace | undefined;
 }
 
 /** What Hono's context carries: node-server's two objects where the request came over HTTP, and Berth's own state of the request. */

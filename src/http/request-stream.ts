@@ -2,17 +2,10 @@ import type { IncomingMessage } from 'node:http';
 import { type Duplex, Readable } from 'node:stream';
 import type { Context } from 'hono';
 import { AppError } from '../lib/errors.js';
+import { PACE, type Pace } from './pace.js';
 import type { Env } from './request-state.js';
 import { ClientGone } from './sse.js';
 import { countPassed } from './streamed-garbage.js';
-
-export interface PaceLimits {
-  /** A body that is wanted must bring `windowBytes` in every such time, or be over. */
-  windowMs: number;
-  windowBytes: number;
-}
-
-const PACE: PaceLimits = { windowMs: 60_000, windowBytes: 16 * 1024 };
 
 /** Connections whose request may take longer than the server's `requestTimeout`: a stream has a pace to keep instead. */
 const unhurried = new WeakSet<Duplex>();
@@ -32,10 +25,10 @@ export function allowTime(c: Context<Env>): void {
 }
 
 /** The body of the request as it comes, for routes with `streamsBody`. Nothing is read before somebody reads. */
-export function bodyStreamOf(c: Context<Env>, pace: PaceLimits = c.env.berth.services.bodyPace ?? PACE): RequestStream {
+export function bodyStreamOf(c: Context<Env>): RequestStream {
   const { incoming } = c.env;
   if (!incoming) throw new AppError('internal', 'a streamed body needs a connection');
-  return new RequestStream(incoming, pace);
+  return new RequestStream(incoming, c.env.berth.services.pace ?? PACE);
 }
 
 /** Aborts when the client goes before it has its answer. (Asking the Request for its signal would begin to read its body.) */
@@ -59,13 +52,13 @@ export class RequestStream extends Readable {
   /** What `Content-Length` says. */
   readonly lengthBytes: number | undefined;
   readonly #incoming: IncomingMessage;
-  readonly #pace: PaceLimits;
+  readonly #pace: Pace;
   #timer: NodeJS.Timeout | undefined;
   #came = 0;
   /** Somewhere in this window nobody wanted more: its pace was not the client's. */
   #wasHeld = false;
 
-  constructor(incoming: IncomingMessage, pace: PaceLimits) {
+  constructor(incoming: IncomingMessage, pace: Pace) {
     super({ highWaterMark: 64 * 1024 });
     const declared = incoming.headers['content-length'];
     this.lengthBytes = declared === undefined ? undefined : Number(declared);

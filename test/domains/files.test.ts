@@ -19,7 +19,7 @@ beforeAll(async () => {
   const times = { headersMs: 500, stallMs: STALL_MS, settleMs: 600 };
   app = await startApp({
     env: { READY_TIMEOUT_MS: '1000' },
-    app: { files: { times, bodyPace: { windowMs: 500, windowBytes: 1_000 } } },
+    app: { files: { times, pace: { windowMs: 500, windowBytes: 1_000, stalledMs: 400 } } },
   });
   user = await app.user();
   await app.agent(user, 'ada');
@@ -164,6 +164,21 @@ describe('an instance that misbehaves', () => {
     app.gateways.cut();
     expect(await answer).toMatchObject({ status: 200, broken: true });
     await app.ready(user);
+  });
+
+  test('goes away in the midst of an archive, which has no length: the answer is broken off all the same', async () => {
+    void nextCall(({ response }) => void response.writeHead(200, { 'content-type': 'application/x-tar' }).write('0123456789'));
+    const { request, answer } = open('GET', '/archive');
+    request.end();
+    await once(request, 'response');
+    app.gateways.cut();
+    expect(await answer).toMatchObject({ status: 200, broken: true });
+    await app.ready(user);
+  });
+
+  test('sends nothing more of a file while the client waits: the answer is broken off', async () => {
+    void nextCall(({ response }) => void response.writeHead(200, FILE).write('01234'));
+    expect(await send('GET', '/files/x')).toMatchObject({ status: 200, broken: true, bytes: Buffer.from('01234') });
   });
 
   test('goes away in the midst of an upload: 503 that says what is known, and nothing is tried again', async () => {
