@@ -9,11 +9,12 @@ export class Agent {
   #variables: ReadonlyMap<string, string>;
   #skills: SkillsView;
 
-  constructor(workspace: Workspace, config: AgentConfig) {
+  /** `broken` are the skills that could not be put into the workspace, and why. */
+  constructor(workspace: Workspace, config: AgentConfig, broken: ReadonlyMap<string, string>) {
     this.workspace = workspace;
     this.#config = config;
     this.#variables = variablesOf(config);
-    this.#skills = viewSkills(config);
+    this.#skills = viewSkills(config, broken);
   }
 
   get id(): string {
@@ -34,10 +35,10 @@ export class Agent {
   }
 
   /** Takes over a new config. Turns that run keep what they began with, but for the environment of the commands they start from now on. */
-  update(config: AgentConfig, brokenSkills?: ReadonlyMap<string, string>): void {
+  update(config: AgentConfig, broken: ReadonlyMap<string, string>): void {
     this.#config = config;
     this.#variables = variablesOf(config);
-    this.#skills = viewSkills(config, brokenSkills);
+    this.#skills = viewSkills(config, broken);
   }
 }
 

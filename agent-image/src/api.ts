@@ -7,6 +7,7 @@ import { parseConfig } from './config.js';
 import { HttpError, ModelError, TurnStopped, invalid } from './errors.js';
 import type { FileRoutes } from './files/routes.js';
 import { errorCode, type Log } from './log.js';
+import type { Packages } from './packages/packages.js';
 import type { Roster } from './roster.js';
 import type { RunningTurns } from './running.js';
 import { EventStream, type Response } from './sse.js';
@@ -16,6 +17,7 @@ export interface ApiOptions {
   roster: Roster;
   turns: Turns;
   running: RunningTurns;
+  packages: Packages;
   files: FileRoutes;
   log: Log;
 }
@@ -44,6 +46,7 @@ const MOST_CONFIG_BYTES = 8 * 1024 * 1024;
 const MOST_BODIES_BYTES = 24 * 1024 * 1024;
 /** What the LLM gateway says of the request itself is the caller's business; all else is a failure behind us. */
 const PASSED_STATUSES = new Set([400, 402, 413, 429]);
+const PACKAGE = /^\/berth\/v1\/packages\/([0-9a-f]{64})$/;
 const AGENT_CONTEXT = /^\/berth\/v1\/agents\/([^/]+)\/context$/;
 const TURN_ID = /^[\w.:-]{1,128}$/;
 
@@ -68,6 +71,15 @@ export class Api {
       ['/berth/v1/config', { methods: { PUT: (request, response) => this.#configure(request, response) } }],
     ]);
     this.#patterns = [
+      [
+        PACKAGE,
+        {
+          methods: {
+            GET: (_request, response, _origin, [digest]) => this.#package(response, digest as string),
+            PUT: (request, response, _origin, [digest]) => this.#receivePackage(request, response, digest as string),
+          },
+        },
+      ],
       [AGENT_CONTEXT, { methods: { GET: (_request, response, _origin, [agent]) => this.#context(response, agent as string) } }],
     ];
   }
@@ -133,6 +145,17 @@ export class Api {
     } finally {
       body.release();
     }
+  }
+
+  async #package(response: Response, digest: string): Promise<void> {
+    if (!(await this.#options.packages.has(digest)))
+      throw new HttpError(404, 'not_found', 'There is no such package here.', {}, { code: 'not_found' });
+    sendJson(response, 200, { digest });
+  }
+
+  async #receivePackage(request: Request, response: Response, digest: string): Promise<void> {
+    await this.#options.packages.receive(digest, request);
+    sendJson(response, 201, { digest });
   }
 
   /** What the agent's next turn will send, put together by what puts it together for a turn. */

@@ -11,6 +11,8 @@ import { Volume } from './files/volume.js';
 import { Links } from './link.js';
 import { ModelClient } from './llm.js';
 import { Log, errorCode } from './log.js';
+import { Packages } from './packages/packages.js';
+import { Preparation } from './preparation.js';
 import { DataFolders, Roster } from './roster.js';
 import { RunningTurns } from './running.js';
 import { ForwardProxy } from './proxy.js';
@@ -46,29 +48,22 @@ async function main(settings: Settings): Promise<void> {
   });
   const running = new RunningTurns();
   const trash = new Trash(folders.trash, log);
+  const packages = new Packages(folders.packages, trash);
+  const preparation = new Preparation({ packages, trash, log });
   const volume = new Volume(settings.dataDir, log);
   const arrivals = new Arrivals(volume);
-  const roster = new Roster({ folders, trash, arrivals, conversations, running, log });
+  const roster = new Roster({ folders, trash, packages, preparation, arrivals, conversations, running, log });
   const model = new ModelClient((preferred) => links.sockets(preferred), credentials);
   const egress = new Egress(() => links.sockets(), credentials);
   const proxy = new ForwardProxy(egress, log);
-  const shell = { proxyPort: () => proxy.port };
-  const builtIn = [
-    readFileTool,
-    writeFileTool,
-    editFileTool,
-    listFilesTool,
-    ...(settings.shell ? [shellTool(shell)] : []),
-    ...(settings.fetch ? [fetchTool(egress)] : []),
-  ];
-  const toolbox = new Toolbox({ builtIn, command: settings.shell ? (config) => commandTool(config, shell) : undefined });
+  const toolbox = toolboxOf(settings, egress, proxy);
   const turns = new Turns({ model, conversations, toolbox });
   const files = new FileRoutes({
     volume,
     knows: (agentId) => roster.ids.includes(agentId),
     settled: (agentId) => running.agentSettled(agentId, SETTLE_WITHIN_MS),
   });
-  const api = new Api({ roster, turns, running, files, log });
+  const api = new Api({ roster, turns, running, packages, files, log });
   const linkServer = new LinkServer(api, log);
   const links = new Links({ dir: settings.linkDir, credentials, accept: linkServer.accept, log });
   volume.clean();
@@ -93,6 +88,19 @@ async function main(settings: Settings): Promise<void> {
       process.exit(0);
     })();
   });
+}
+
+function toolboxOf(settings: Settings, egress: Egress, proxy: ForwardProxy): Toolbox {
+  const shell = { proxyPort: () => proxy.port };
+  const builtIn = [
+    readFileTool,
+    writeFileTool,
+    editFileTool,
+    listFilesTool,
+    ...(settings.shell ? [shellTool(shell)] : []),
+    ...(settings.fetch ? [fetchTool(egress)] : []),
+  ];
+  return new Toolbox({ builtIn, command: settings.shell ? (config) => commandTool(config, shell) : undefined });
 }
 
 main(readSettings(process.env)).catch((error: unknown) => {

@@ -2,12 +2,13 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Agent } from './agent.js';
 import type { AgentConfig, InstanceConfig } from './config.js';
-import { utcDay } from './context.js';
 import type { Conversations } from './conversation.js';
 import { HttpError, TurnStopped, invalid } from './errors.js';
 import type { Arrivals } from './files/state.js';
 import type { Log } from './log.js';
-import { readMarker, writeMarker } from './marker.js';
+import { readMarker } from './marker.js';
+import type { Packages } from './packages/packages.js';
+import type { Preparation } from './preparation.js';
 import type { RunningTurns } from './running.js';
 import type { Trash } from './trash.js';
 import { Workspace } from './workspace.js';
@@ -41,6 +42,10 @@ export class DataFolders {
     return join(this.kept(agentId), 'agent.json');
   }
 
+  get packages(): string {
+    return join(this.#root, '.berth', 'packages');
+  }
+
   get trash(): string {
     return join(this.#root, '.berth', 'trash');
   }
@@ -61,6 +66,8 @@ export class DataFolders {
 export interface RosterOptions {
   folders: DataFolders;
   trash: Trash;
+  packages: Packages;
+  preparation: Preparation;
   arrivals: Arrivals;
   conversations: Conversations;
   running: RunningTurns;
@@ -114,24 +121,29 @@ export class Roster {
   }
 
   async #apply(config: InstanceConfig): Promise<{ version: number; agents: string[] }> {
+    const { packages, log } = this.#options;
     if (this.#version !== undefined && config.version < this.#version) {
       throw new HttpError(409, 'conflict', `version: ${this.#version} is in force already`);
     }
-    this.#options.log.hide(config.agents.flatMap(({ secrets }) => [...secrets.values()]));
+    const digests = config.agents.flatMap(({ skills }) => skills.map(({ digest }) => digest));
+    const missing = await packages.missing(digests);
+    if (missing.length > 0) throw missingPackages(missing);
+    log.hide(config.agents.flatMap(({ secrets }) => [...secrets.values()]));
     await this.#removeOthers(config);
     const prepared: Prepared[] = [];
     for (const agent of config.agents) prepared.push(await this.#prepare(agent));
     this.#agents = new Map(prepared.map((one) => [one.config.id, this.#agentOf(one)]));
     this.#version = config.version;
     this.#mode = config.mode;
-    this.#options.log.info('config applied', { version: config.version, mode: config.mode, agents: prepared.length });
+    await packages.keepOnly(digests);
+    log.info('config applied', { version: config.version, mode: config.mode, agents: prepared.length });
     return { version: config.version, agents: this.ids };
   }
 
-  #agentOf({ config, workspace }: Prepared): Agent {
+  #agentOf({ config, workspace, broken }: Prepared): Agent {
     const known = this.#agents.get(config.id);
-    known?.update(config);
-    return known ?? new Agent(workspace, config);
+    known?.update(config, broken);
+    return known ?? new Agent(workspace, config, broken);
   }
 
   /** Removes every agent on the volume that is not wished, also those of an earlier life of this instance. */
@@ -142,9 +154,10 @@ export class Roster {
   }
 
   async #prepare(config: AgentConfig): Promise<Prepared> {
-    const { folders, arrivals, log } = this.#options;
+    const { folders, preparation, arrivals, log } = this.#options;
     const { id, incarnation } = config;
-    let before = await readMarker(folders.marker(id));
+    const markerPath = folders.marker(id);
+    let before = await readMarker(markerPath);
     if (before?.incarnation !== incarnation) {
       const hasArrived = await arrivals.has(id, incarnation);
       // Of a state that was put in place only in part, by a process that died over it, the rest follows.
@@ -152,15 +165,10 @@ export class Roster {
       if (hasArrived) await arrivals.adopt(id);
       before = undefined;
     }
-    const owned = [...config.files.keys()];
-    const ownedBefore = before?.owned ?? [];
-    // Said before it is done: should this process die over it, the next one knows what may be Berth's.
-    await writeMarker(folders.marker(id), { incarnation, owned: [...new Set([...ownedBefore, ...owned])], skills: {} });
     const workspace = this.#agents.get(id)?.workspace ?? new Workspace(folders.workspace(id), folders.home(id), log);
-    await workspace.own(config, ownedBefore, utcDay());
-    await writeMarker(folders.marker(id), { incarnation, owned, skills: {} });
+    const broken = await preparation.prepare(config, { workspace, markerPath, before });
     await arrivals.drop(id);
-    return { config, workspace };
+    return { config, workspace, broken };
   }
 
   /** Ends an agent's turns, then takes all that is its out of sight at once and deletes it in the background. */
@@ -173,8 +181,15 @@ export class Roster {
   }
 }
 
+function missingPackages(missing: string[]): HttpError {
+  const message = 'packages: some that the config names are not here';
+  return new HttpError(409, 'conflict', message, {}, { code: 'missing_packages', more: { missing } });
+}
+
 /** An agent whose folders are as its config wishes them. */
 interface Prepared {
   config: AgentConfig;
   workspace: Workspace;
+  /** Skills that could not be put in place, and why. */
+  broken: ReadonlyMap<string, string>;
 }

@@ -20,7 +20,7 @@ const MOST_CHARS = 18_000;
  */
 export function viewSkills(
   { skills, env, secrets }: Pick<AgentConfig, 'skills' | 'env' | 'secrets'>,
-  broken: ReadonlyMap<string, string> = new Map(),
+  broken: ReadonlyMap<string, string>,
 ): SkillsView {
   const hasVariable = (name: string) => Boolean(secrets.get(name) ?? env.get(name));
   const view: SkillsView = { shown: [], hidden: [], leftOut: 0 };

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir, readdir, rename, rm } from 'node:fs/promises';
+import { chmod, lstat, mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errorCode, type Log } from './log.js';
 
@@ -27,14 +27,29 @@ export class Trash {
   async discard(path: string): Promise<void> {
     const bin = await this.scratch();
     try {
-      await rename(path, bin);
+      await rename(path, bin).catch(async (error: NodeJS.ErrnoException) => {
+        if (error.code !== 'EACCES') throw error;
+        // A folder that its owner may not write cannot be moved either: agents can do that to theirs.
+        await unlock(path);
+        await rename(path, bin);
+      });
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
+      if (errorCode(error) === 'ENOENT') return;
       this.#log.warn('not moved away, deleted in place', { code: errorCode(error) });
       await rm(path, { recursive: true, force: true });
       return;
     }
-    void this.#delete(bin);
+    this.removeLater(bin);
+  }
+
+  /** Deletes what was made at a scratch path, if it is still there. */
+  async remove(scratch: string): Promise<void> {
+    await this.#delete(scratch);
+  }
+
+  /** The same in the background. */
+  removeLater(scratch: string): void {
+    void this.#delete(scratch);
   }
 
   /** Deletes what an earlier life of this instance had no time to. */
@@ -45,9 +60,23 @@ export class Trash {
 
   async #delete(path: string): Promise<void> {
     try {
-      await rm(path, { recursive: true, force: true });
+      await rm(path, { recursive: true, force: true }).catch(async () => {
+        await unlockAll(path);
+        await rm(path, { recursive: true, force: true });
+      });
     } catch (error) {
       this.#log.warn('not deleted yet, tried again at the next start', { code: errorCode(error) });
     }
   }
+}
+
+/** Lets a folder's owner do with it what is needed to delete it. */
+async function unlock(path: string): Promise<void> {
+  if ((await lstat(path)).isDirectory()) await chmod(path, 0o700);
+}
+
+async function unlockAll(path: string): Promise<void> {
+  await unlock(path);
+  for (const entry of await readdir(path, { withFileTypes: true }))
+    if (entry.isDirectory()) await unlockAll(join(path, entry.name));
 }

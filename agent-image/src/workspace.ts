@@ -40,13 +40,19 @@ export class Workspace {
     this.#log = log;
   }
 
-  /** Makes the folder, takes over the files Berth owns now and removes those of `ownedBefore` it owns no more. */
+  /** Makes the folders where they are missing, or where something else stands in their place. */
+  async make(): Promise<void> {
+    await mkdir(dirname(this.dir), { recursive: true });
+    await mkdir(this.home, { recursive: true });
+    this.open().close();
+  }
+
+  /** Takes over the files Berth owns now and removes those of `ownedBefore` it owns no more. */
   async own(
     { files, seeds }: { files: ReadonlyMap<string, string>; seeds: ReadonlyMap<string, string> },
     ownedBefore: Iterable<string>,
     today: string,
   ): Promise<void> {
-    await this.#makeFolders();
     for (const path of ownedBefore) if (!files.has(path) && !seeds.has(path)) this.#remove(path);
     this.#owned = files;
     this.#day = '';
@@ -56,7 +62,7 @@ export class Workspace {
 
   /** Puts back what the agent changed of Berth's files, and the folder itself. */
   async restore(today: string): Promise<void> {
-    if (!existsSync(this.dir)) await this.#makeFolders();
+    if (!existsSync(this.dir)) await this.make();
     for (const [path, text] of this.#filesOn(today))
       if (readText(join(this.dir, path), text.length * 4 + 4)?.text !== text) await this.#write(path, text, 'replace');
   }
@@ -84,12 +90,6 @@ export class Workspace {
     } finally {
       parent.close();
     }
-  }
-
-  async #makeFolders(): Promise<void> {
-    await mkdir(dirname(this.dir), { recursive: true });
-    await mkdir(this.home, { recursive: true });
-    this.open().close();
   }
 
   #filesOn(today: string): ReadonlyMap<string, string> {

@@ -4,8 +4,10 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { demoModel } from './demo-model.js';
 import { agent, say, startFixture, until, type Fixture } from './fixture.js';
+import { digested } from './skill-package.js';
 
 const BUILT_IN = ['read_file', 'write_file', 'edit_file', 'list_files', 'shell', 'fetch_url'];
+const EMPTY = digested(Buffer.alloc(1024));
 const today = new Date().toISOString().slice(0, 10);
 
 let fixture: Fixture;
@@ -282,6 +284,10 @@ describe('the context', () => {
         env: { TONE: 'calm' },
         secrets: { TOKEN: 'sesame-open' },
         commands: [greet, { ...greet, name: 'part' }],
+        skills: [
+          { name: 'shown', digest: EMPTY.digest, description: 'Ä "quoted"\nskill', requires: { env: ['TOKEN'] } },
+          { name: 'hidden', digest: EMPTY.digest, description: 'x', requires: { env: ['UNSET'] } },
+        ],
         tools: { allow: ['read_file', 'shell', 'greet', 'part'], deny: ['part'] },
         sampling: {
           temperature: 0.3,
@@ -296,6 +302,7 @@ describe('the context', () => {
     ],
     ['no tools', { tools: { deny: ['*'] }, sampling: { max_completion_tokens: 5 } }],
   ])('of an agent with %s is what its model is sent, byte for byte', async (_what, more) => {
+    await berth.request('PUT', `/berth/v1/packages/${EMPTY.digest}`, EMPTY.tar);
     await configure(agent('a', more));
     const before = await context('a');
     await berth.chat(say('a', 'hi'));
@@ -306,7 +313,10 @@ describe('the context', () => {
     const { model: _model, messages: _messages, tools: _tools, stream: _stream, stream_options: _options, ...sampling } = sent;
     expect(before.sampling).toEqual(sampling);
     expect(before.parts.map(({ text }: { text: string }) => text).join('\n\n')).toBe(before.system);
-    expect(before).toMatchObject({ agent: 'a', hidden_skills: [] });
+    expect(before).toMatchObject({
+      agent: 'a',
+      hidden_skills: 'skills' in more ? [{ name: 'hidden', why: expect.any(String) }] : [],
+    });
     expect(JSON.stringify(before)).not.toContain('sesame-open');
     expect(await context('a')).toEqual(before);
   });
