@@ -1,4 +1,8 @@
+import { execFile } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { startApp, type TestApp } from '../support/app.js';
 import { openRequest, type StreamedAnswer } from '../support/http-stream.js';
@@ -6,6 +10,8 @@ import { until } from '../support/until.js';
 import { say, type Tenant, tenant } from './inside.js';
 
 // The files of agents as their users see them: the real gateway, in a process of its own. What containers add is in files-docker.test.ts.
+
+const run = promisify(execFile);
 
 let app: TestApp;
 let ada: Tenant;
@@ -35,6 +41,14 @@ async function call(
       return JSON.parse(answered.bytes.toString());
     },
   };
+}
+
+/** Where the process runtime keeps the data of a tenant's deployment. */
+async function volumeOf(who: Tenant): Promise<string> {
+  const root = join(app.dataDir, 'process', 'volumes');
+  const found = (await readdir(root)).find((name) => name.includes(who.agent.deploymentId.slice(4)));
+  if (found === undefined) throw new Error(`no volume of ${who.agent.deploymentId} among ${(await readdir(root)).join(', ')}`);
+  return join(root, found, 'data');
 }
 
 const put = (path: string, body: string | Buffer, headers: Record<string, string | number> = {}) =>
@@ -370,6 +384,30 @@ describe('what there is room for', () => {
     expect(
       (await list('limit=1000')).data.map(({ path }: { path: string }) => path).filter((path: string) => path.includes('berth-')),
     ).toEqual([]);
+  });
+
+  test('a disk that is full is told with its figure; nothing is half-written, and what was there stays', async () => {
+    const poor = await tenant(app);
+    const send = async (method: string, path: string, body?: Buffer) => {
+      const { request, answer } = openRequest(app.url, method, at(path, poor), { 'x-api-key': poor.key });
+      request.on('error', () => {});
+      request.end(body);
+      return answer;
+    };
+    const volume = await volumeOf(poor);
+    await run('mount', ['-t', 'tmpfs', '-o', 'size=4m,mode=0777', 'berth-test', volume]);
+    try {
+      expect((await send('PUT', '/files/there', Buffer.from('before'))).status).toBe(201);
+      const { status, bytes } = await send('PUT', '/files/there', Buffer.alloc(6_000_000));
+      expect([status, JSON.parse(bytes.toString())]).toEqual([
+        507,
+        expect.objectContaining({ code: 'insufficient_storage', error: expect.stringMatching(/full.*\d+ bytes/) }),
+      ]);
+      expect((await send('GET', '/files/there')).bytes.toString()).toBe('before');
+      expect((await send('PUT', '/files/fits', Buffer.alloc(2_000_000))).status).toBe(201);
+    } finally {
+      await run('umount', ['-l', volume]);
+    }
   });
 
   test('a large body goes both ways unharmed', async () => {
