@@ -7,6 +7,7 @@ import { get } from './get.js';
 import { llm } from './llm.js';
 import { memory } from './memory.js';
 import { provision } from './provision.js';
+import { secrets } from './secrets.js';
 import type { Bench, BenchContext } from './support/bench.js';
 import type { DatabaseKind } from './support/berth.js';
 import { isMet, printed, type Report } from './support/measure.js';
@@ -14,7 +15,7 @@ import { Scope } from './support/scope.js';
 import { startPostgres } from './support/world.js';
 import { templates } from './templates.js';
 
-const BENCHES: Record<string, Bench> = { provision, chat, llm, get, files, memory, templates };
+const BENCHES: Record<string, Bench> = { provision, chat, llm, get, files, memory, secrets, templates };
 const RESULTS = fileURLToPath(new URL('results/', import.meta.url));
 
 /** `npm run bench [-- NAME…]`: runs those benchmarks, or all, prints a table of each, and writes results/NAME.json. */

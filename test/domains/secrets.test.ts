@@ -176,6 +176,11 @@ describe.each(databaseKinds)('secrets on %s', (kind) => {
     const user = await app.user();
     await app.agent(user, 'alone');
     expect((await put(user, { MINE: 'v' }, '/agents/alone/secrets')).status).toBe(200);
+    await app.agent(user, 'newcomer');
+    expect((await app.get('/api/v1/agents/newcomer', user.key)).json).toMatchObject({
+      isolation: 'dedicated',
+      isolation_reason: expect.stringMatching(/agent alone has the shared container to itself and secrets of its own/),
+    });
     const other = await app.user();
     const [a, b] = [await app.agent(other, 'a'), await app.agent(other, 'b')];
     await app.ready(other);

@@ -163,7 +163,13 @@ describe('a change of the master key that is killed', () => {
     const vault = await Vault.open({ masterKey, read: () => files.readAll() });
     vault.sealUnder(await readKeyCheck(app.database.db));
     const rotation = new VaultRotation({
-      ...{ db, bus: new LocalBus(log), vault, log, processId: 'me', files, alone: true },
+      db,
+      bus: new LocalBus(log),
+      vault,
+      log,
+      processId: 'me',
+      files,
+      alone: true,
       resealed: [new DataKeys({ vault, log }), new KeptAnswers({ vault })],
       adopt: (trx) => adoptMasterKey(trx, vault),
       keyCheck: readKeyCheck,
@@ -330,7 +336,13 @@ test('a key from the environment: the route says what to do, and a start with bo
     vault.sealUnder(await readKeyCheck(app.database.db));
     const { db, bus } = app.database;
     const rotation = new VaultRotation({
-      ...{ db, bus, vault, log, processId: 'restarted', files: undefined, alone: true },
+      db,
+      bus,
+      vault,
+      log,
+      processId: 'restarted',
+      files: undefined,
+      alone: true,
       resealed: [new DataKeys({ vault, log }), new KeptAnswers({ vault })],
       adopt: (trx) => adoptMasterKey(trx, vault),
       keyCheck: readKeyCheck,

@@ -51,6 +51,23 @@ export async function wake(db: Db, userId: string, deploymentId: string): Promis
     .execute();
 }
 
+/** The agent of the shared container that was given secrets of its own without a word that others may have them. */
+export async function findKeeperOfSecrets(db: Db, userId: string): Promise<string | undefined> {
+  const row = await db
+    .selectFrom('agents as a')
+    .innerJoin('deployments as d', 'd.id', 'a.deployment_id')
+    .select('a.name')
+    .where('a.user_id', '=', userId)
+    .where('d.kind', '=', 'shared')
+    .where('d.desired', '<>', 'deleted')
+    .where((eb) => {
+      const own = eb.selectFrom('secrets as s').select('s.id').whereRef('s.agent_id', '=', 'a.id');
+      return eb.and([eb.exists(own), eb.not(eb.exists(own.where('s.shared_confirmed', '=', true)))]);
+    })
+    .executeTakeFirst();
+  return row?.name;
+}
+
 /** Raises the config version and answers it. */
 export async function raiseConfigVersion(db: Db, userId: string, deploymentId: string): Promise<number> {
   const row = await db

@@ -52,10 +52,7 @@ export class Deployments {
     userId: string,
     wish: { isolation: 'shared' | 'dedicated'; network: NetworkPolicy },
   ): Promise<Placement> {
-    const reason =
-      wish.isolation === 'shared' && wish.network.mode !== 'none'
-        ? 'its network policy differs from that of the shared container, and a policy is a boundary only of a container'
-        : null;
+    const reason = wish.isolation === 'shared' ? await this.#whyApart(trx, userId, wish.network) : null;
     if (wish.isolation === 'shared' && reason === null) {
       const shared = await store.findShared(trx, userId);
       if (shared?.desired === 'asleep') await store.wake(trx, userId, shared.id);
@@ -163,6 +160,16 @@ export class Deployments {
   }
 
   /** One that is ready and nobody's, if there is one; else a new one. */
+  /** Why an agent that would share the user's container is not let into it. */
+  async #whyApart(trx: Transaction<Schema>, userId: string, network: NetworkPolicy): Promise<string | null> {
+    if (network.mode !== 'none')
+      return 'its network policy differs from that of the shared container, and a policy is a boundary only of a container';
+    const keeper = await store.findKeeperOfSecrets(trx, userId);
+    return keeper === undefined
+      ? null
+      : `agent ${keeper} has the shared container to itself and secrets of its own in it, which every agent there could read`;
+  }
+
   async #make(trx: Transaction<Schema>, userId: string, kind: 'shared' | 'dedicated', network: NetworkPolicy): Promise<string> {
     const ready = await pool.claim(trx, userId, { kind, network });
     if (ready !== undefined) return ready;
