@@ -40,7 +40,7 @@ export async function addAcrossTenants(db: Db, tallies: Tally[], mostHosts: numb
     insert into egress_traffic as t (user_id, deployment_id, day, host, port, connections, refused, bytes_up, bytes_down)
     select min(user_id), deployment_id, day, case when is_own then host else '*' end, case when is_own then port else 0 end,
       sum(connections), sum(refused), sum(bytes_up), sum(bytes_down)
-    from placed group by 2, 3, 4, 5
+    from placed group by 2, 3, 4, 5 order by 2, 3, 4, 5
     on conflict (deployment_id, day, host, port) do update set
       connections = t.connections + excluded.connections, refused = t.refused + excluded.refused,
       bytes_up = t.bytes_up + excluded.bytes_up, bytes_down = t.bytes_down + excluded.bytes_down, last_at = now()`.execute(db);
