@@ -2,6 +2,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus, loadavg } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { chat } from './chat.js';
+import { context } from './context.js';
 import { files } from './files.js';
 import { get } from './get.js';
 import { llm } from './llm.js';
@@ -15,7 +16,7 @@ import { Scope } from './support/scope.js';
 import { startPostgres } from './support/world.js';
 import { templates } from './templates.js';
 
-const BENCHES: Record<string, Bench> = { provision, chat, llm, get, files, memory, secrets, templates };
+const BENCHES: Record<string, Bench> = { provision, chat, llm, get, files, memory, secrets, templates, context };
 const RESULTS = fileURLToPath(new URL('results/', import.meta.url));
 
 /** `npm run bench [-- NAME…]`: runs those benchmarks, or all, prints a table of each, and writes results/NAME.json. */
@@ -28,11 +29,11 @@ async function main(names: string[]): Promise<void> {
     await outer.close();
   };
   process.once('SIGINT', () => void end().then(() => process.exit(130)));
-  const context = contextOf(outer, scope);
+  const given = contextOf(outer, scope);
   let missed = 0;
   try {
     for (const name of names.length > 0 ? names : Object.keys(BENCHES)) {
-      const reports = await BENCHES[name]!(context);
+      const reports = await BENCHES[name]!(given);
       await scope.close();
       for (const report of reports) process.stdout.write(`${printed(report)}\n`);
       await save(name, reports);

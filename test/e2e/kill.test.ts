@@ -1,6 +1,8 @@
+import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { BerthProcess } from '../support/berth-process.js';
 import { testDatabase, type TestDatabase } from '../support/database.js';
+import { FakeUpstream, openai } from '../support/fake-upstream.js';
 import { until } from '../support/until.js';
 
 /** From the first statement of a deploy to after its end. */
@@ -101,3 +103,47 @@ async function answers(berth: BerthProcess, key: string): Promise<void> {
   expect(answer.status, JSON.stringify(answer.json)).toBe(200);
   expect(answer.json.message).toBe('You said: still there?');
 }
+
+describe('a heartbeat that runs as Berth is killed', () => {
+  test('is lost, and the next one goes on', async () => {
+    const upstream = await FakeUpstream.start();
+    const database = await testDatabase('postgres');
+    const berth = await BerthProcess.prepare({
+      DATABASE_URL: database.url ?? '',
+      OPENAI_BASE_URL: `${upstream.url}/v1`,
+      OPENAI_API_KEY: 'sk-provider-0123456789',
+    });
+    try {
+      await berth.start();
+      const { json: user } = await berth.call('POST', '/api/v1/users', await berth.adminKey(), { name: 'beaten', tier: 'pro' });
+      const key = user.api_key;
+      await berth.call('POST', '/api/v1/agents', key, { name: 'a', model: 'openai/gpt-fake' });
+      await berth.call('PUT', '/api/v1/agents/a/templates', key, { 'HEARTBEAT.md': '- Water the plants.' });
+      const beats = async () =>
+        (await berth.call('GET', '/api/v1/agents/a/heartbeats', key)).json.data as { id: string; status: string }[];
+
+      upstream.script({ instead: 'stall' });
+      const asked = await berth.call('POST', '/api/v1/agents/a/heartbeats', key);
+      expect(asked.json.status).toBe('running');
+      await until(() => upstream.requests.length === 1, 'the model to be asked');
+      await berth.kill();
+      // As if it were a minute later: what is not heard of for so long is dead.
+      await sql`update processes set heartbeat_at = now() - interval '2 minutes'`.execute(database.db);
+      upstream.fallback = openai.text('NO_REPLY');
+      await berth.start();
+      await until(
+        async () => (await beats()).some(({ id, status }) => id === asked.json.id && status === 'lost'),
+        'it to be lost',
+      );
+      const schedule = async () => (await berth.call('GET', '/api/v1/agents/a/heartbeats', key)).json.schedule;
+      await until(async () => (await schedule()).next_at !== null, 'a plan');
+      await sql`update heartbeats set next_at = now()`.execute(database.db);
+      await until(async () => (await beats())[0]?.status === 'quiet', 'the next one');
+      expect((await beats()).map(({ status }) => status)).toEqual(['quiet', 'lost']);
+    } finally {
+      await berth.destroy();
+      await database.close();
+      await upstream.close();
+    }
+  }, 120_000);
+});
