@@ -112,7 +112,7 @@ export class Workspace {
 
   #remove(path: string): void {
     try {
-      const { folder, name } = this.#placeOf(path, (parent, segment) => parent.enter(segment));
+      const { folder, name } = this.#placeOf(path, enterToWrite);
       try {
         folder.removeFile(name);
       } finally {
@@ -149,13 +149,22 @@ const GONE = new Set(['ENOENT', 'ENOTDIR', 'ELOOP', 'EISDIR']);
  */
 export function enterOrReplace(parent: Folder, name: string): Folder {
   try {
-    return parent.enterOrMake(name);
+    parent.makeFolder(name);
+    return enterToWrite(parent, name);
   } catch (error) {
     const code = errorCode(error);
     if (code !== 'ENOTDIR' && code !== 'ELOOP') throw error;
     parent.removeFile(name);
-    return parent.enterOrMake(name);
+    parent.makeFolder(name);
+    return parent.enter(name);
   }
+}
+
+/** Opens a folder whose entries can be changed, also where the agent has taken that right away from itself. */
+export function enterToWrite(parent: Folder, name: string): Folder {
+  const mode = Number(parent.stat(name)?.mode ?? 0o700);
+  if ((mode & 0o700) !== 0o700) parent.unlockFolder(name);
+  return parent.enter(name);
 }
 
 /** By rename, so that a link or a pipe that a shell put there is replaced and never written through. */

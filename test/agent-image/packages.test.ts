@@ -1,5 +1,4 @@
 import {
-  chmodSync,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -45,6 +44,7 @@ const inWorkspace = (...path: string[]) => onVolume('workspaces', 'a', ...path);
 const packagesHere = () => (existsSync(onVolume('.berth/packages')) ? readdirSync(onVolume('.berth/packages')) : []);
 const tryConfig = (...agents: object[]) => berth.configure(agents, version + 1);
 const context = async () => (await berth.request('GET', '/berth/v1/agents/a/context')).json;
+const shell = (command: string) => berth.chat(say('a', `/tool shell ${JSON.stringify({ command })}`));
 const trashIsEmpty = () => !existsSync(onVolume('.berth/trash')) || readdirSync(onVolume('.berth/trash')).length === 0;
 
 function put({ tar, digest }: TestPackage): Promise<Answer> {
@@ -229,13 +229,11 @@ describe('skills in a workspace', () => {
 
   test('cannot be held by taking rights away, and neither can the whole workspace', async () => {
     await configure([greeter], withGreeter());
-    chmodSync(inWorkspace('skills/greeter/scripts'), 0o555);
-    chmodSync(inWorkspace('skills/greeter'), 0o555);
+    await shell('chmod 555 skills/greeter/scripts skills/greeter skills; chmod 000 .');
     await configure([], agent('a'));
+    expect(existsSync(inWorkspace('skills'))).toBe(true);
     expect(existsSync(inWorkspace('skills/greeter'))).toBe(false);
-    mkdirSync(inWorkspace('deep/er'), { recursive: true });
-    writeFileSync(inWorkspace('deep/er/x'), '');
-    for (const path of ['deep/er', 'deep', '']) chmodSync(inWorkspace(path), 0o000);
+    await shell('mkdir -p deep/er; touch deep/er/x; chmod 000 deep/er deep .');
     await configure([], agent('b'));
     expect(existsSync(inWorkspace())).toBe(false);
     await until('nothing is left over', trashIsEmpty);

@@ -1,4 +1,5 @@
 import {
+  chmodSync,
   closeSync,
   constants,
   fchmodSync,
@@ -122,6 +123,11 @@ export class Folder {
   /** Lets its owner change its entries, whatever its permissions said. */
   unlock(): void {
     fchmodSync(this.fd, 0o700);
+  }
+
+  /** The same for a folder in it. */
+  unlockFolder(name: Name): void {
+    if (this.stat(name)?.isDirectory()) chmodSync(this.#at(name), 0o700);
   }
 
   makeLink(name: string, target: string): void {

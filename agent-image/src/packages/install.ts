@@ -4,7 +4,7 @@ import { basename, dirname, join } from 'node:path';
 import { Folder } from '../files/folder.js';
 import { errorCode } from '../log.js';
 import type { Trash } from '../trash.js';
-import { enterOrReplace, type Workspace } from '../workspace.js';
+import { enterOrReplace, enterToWrite, type Workspace } from '../workspace.js';
 
 const SKILLS = 'skills';
 
@@ -28,11 +28,7 @@ export async function installSkill(workspace: Workspace, name: string, from: str
 /** Takes a skill out of the workspace, if it is there. */
 export async function removeSkill(workspace: Workspace, name: string, trash: Trash): Promise<void> {
   try {
-    await inSkills(
-      workspace,
-      (parent, folder) => parent.enter(folder),
-      (skills) => removeEntry(skills, name, trash),
-    );
+    await inSkills(workspace, enterToWrite, (skills) => removeEntry(skills, name, trash));
   } catch (error) {
     // Without that folder, there are no skills in it.
     if (!['ENOENT', 'ENOTDIR', 'ELOOP'].includes(errorCode(error))) throw error;
@@ -77,6 +73,7 @@ async function removeEntry(folder: Folder, name: string, trash: Trash): Promise<
   const bin = await trash.scratch();
   const parent = Folder.open(dirname(bin));
   try {
+    folder.unlockFolder(name);
     folder.move(name, parent, basename(bin));
   } finally {
     parent.close();
