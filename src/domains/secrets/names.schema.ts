@@ -17,7 +17,7 @@ export function problemOfVariable(name: string): string | undefined {
   if (!NAME.test(name)) return 'must be 1 to 128 of A-Z, a-z, 0-9 and _, not beginning with a digit';
   if (PROXIES.has(name.toLowerCase())) return 'is reserved: the proxy of an agent is set by its network policy';
   const prefix = RESERVED_PREFIXES.find((one) => name.startsWith(one));
-  if (prefix !== undefined) return `is reserved: names that begin with ${prefix} are not for secrets`;
+  if (prefix !== undefined) return `is reserved: names that begin with ${prefix} are not free`;
   if (RESERVED.has(name)) return 'is reserved: it would change how the programs of the agent are run';
   return undefined;
 }
