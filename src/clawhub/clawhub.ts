@@ -3,7 +3,7 @@ import { Exchange, type ExchangeLimits, type Reply } from './exchange.js';
 import { failureOf } from './failure.js';
 import { plainOwner, readRef, refText, type SkillRef } from './ref.js';
 import { isRecord, listAt, type Loose, numberAt, recordAt, textAt } from './shapes.js';
-import { readVerdict, type Verdict } from './verdict.js';
+import { noVerdict, readVerdict, type Verdict } from './verdict.js';
 
 export type { SkillRef } from './ref.js';
 export type { Verdict } from './verdict.js';
@@ -90,6 +90,8 @@ export class ClawHub {
     const item = { slug, ...(owner === undefined ? {} : { ownerHandle: owner }), version };
     const url = this.#at('/skills/-/security-verdicts');
     const reply = await this.#exchange.ask({ method: 'POST', url, body: { items: [item] }, limitBytes: JSON_BYTES, signal });
+    // A registry that judges nothing: its 404 says nothing about the skill.
+    if ([404, 405, 501].includes(reply.status)) throw noVerdict('gives no security verdict');
     return readVerdict(jsonOf(reply), { slug, owner, version });
   }
 

@@ -21,7 +21,7 @@ const SCHEMA = 'clawhub.skill.security-verdicts.v1';
  */
 export function readVerdict(answer: unknown, asked: { slug: string; owner: string | undefined; version: string }): Verdict {
   const [item] = listAt(answer, 'items');
-  if (textAt(answer, 'schema') !== SCHEMA || item === undefined) throw none('gives no security verdict');
+  if (textAt(answer, 'schema') !== SCHEMA || item === undefined) throw noVerdict('gives no security verdict');
   const reasons = textsAt(item, 'reasons');
   const security = recordAt(item, 'security');
   const verdict: Verdict = {
@@ -38,11 +38,12 @@ export function readVerdict(answer: unknown, asked: { slug: string; owner: strin
     textAt(item, 'slug')?.toLowerCase() === asked.slug &&
     textAt(item, 'version') === asked.version &&
     (asked.owner === undefined || publisher === asked.owner);
-  if (!isAsked) throw none('gives a security verdict on another skill');
-  if (verdict.auditUrl === null || textAt(item, 'overview') === undefined) throw none('gives no complete security verdict');
+  if (!isAsked) throw noVerdict('gives a security verdict on another skill');
+  if (verdict.auditUrl === null || textAt(item, 'overview') === undefined) throw noVerdict('gives no complete security verdict');
   return verdict;
 }
 
-function none(what: string): AppError {
+/** Without a verdict nothing is installed. */
+export function noVerdict(what: string): AppError {
   return new AppError('forbidden', `the registry ${what}, so nothing is installed`);
 }

@@ -22,7 +22,7 @@ beforeAll(async () => {
   registry = await FakeClawHub.start();
   app = await startApp({
     env: { CLAWHUB_URL: registry.url, CLAWHUB_ALLOW: 'pending' },
-    app: { clawhub: { connectMs: 500, firstByteMs: 500, stallMs: 500, totalMs: 2_000 } },
+    app: { clawhub: { connectMs: 1_000, firstByteMs: 1_000, stallMs: 1_000, totalMs: 5_000 } },
   });
 });
 afterAll(async () => {
@@ -259,7 +259,7 @@ describe('a verdict', () => {
     registry.instead.set('/api/v1/skills/-/', (_, response) => text(response, 500, 'oops'));
     await refused('weather', 502, /status 500/);
     registry.instead.set('/api/v1/skills/-/', (_, response) => text(response, 404, 'Not found'));
-    await refused('weather', 404, /no such skill/);
+    await refused('weather', 403, /gives no security verdict/);
     registry.instead.set('/api/v1/skills/-/', () => undefined);
     await refused('weather', 504, /does not answer in time/);
   });
@@ -359,7 +359,7 @@ describe('a registry that lies', () => {
       response.on('drain', more);
       more();
     });
-    await refused('weather', 502, /larger than 50000000 bytes|more than 2 s/);
+    await refused('weather', 502, /larger than 50000000 bytes/);
     registry.instead.clear();
     registry.instead.set('/api/v1/skills/weather', (_, response) => json(response, { skill: { slug: 'x'.repeat(3_000_000) } }));
     await refused('weather', 502, /larger than 2000000 bytes/);
@@ -500,8 +500,8 @@ describe('a registry in trouble', () => {
     for (const [name, act] of slow) {
       registry.instead.set('/api/v1/download', (_, response) => act(response));
       const start = performance.now();
-      await refused('weather', 504, /in time|in the middle|more than 2 s/);
-      expect(performance.now() - start, name).toBeLessThan(5_000);
+      await refused('weather', 504, /in time|in the middle|more than 5 s/);
+      expect(performance.now() - start, name).toBeLessThan(10_000);
     }
   }, 30_000);
 

@@ -78,8 +78,13 @@ describe('an archive that is not as it should be', () => {
     ['a name that is no text', [main, { name: Buffer.from([0x61, 0xff]) }], 'invalid_request: a? has a name that is not UTF-8'],
     [
       'a name of 300 bytes',
-      [main, { name: 'x/'.repeat(150) + 'y' }],
-      `invalid_request: ${'x/'.repeat(50)} has a name that is too long (200 bytes, 100 a segment)`,
+      [main, { name: 'x'.repeat(300) }],
+      `invalid_request: ${'x'.repeat(100)} has a name that is too long (200 bytes, 100 a segment)`,
+    ],
+    [
+      'folders within folders',
+      [main, { name: `${'d/'.repeat(16)}x` }],
+      `invalid_request: ${'d/'.repeat(16)}x lies more than 15 folders deep`,
     ],
     ['a link', [main, { name: 'l', mode: LINK, bytes: '/etc/passwd' }], 'invalid_request: l is a symbolic link'],
     ['a link in place of the SKILL.md', [{ ...main, mode: LINK }], 'invalid_request: SKILL.md is a symbolic link'],

@@ -66,9 +66,13 @@ export class SkillInstalls {
     // Before the verdict, since it says more clearly that there is no such version.
     const checksums = await registry.checksums(resolved, signal);
     const verdict = await this.#judge(resolved, signal);
-    const [files, provenance] = await this.#fetch(resolved, checksums, signal);
-    if (found && isSame(found, resolved, provenance)) return { skill: await skills.get(userId, found.id), outcome: 'unchanged' };
-    return skills.keep(userId, await this.#versionOf(resolved, verdict, files, provenance, wish), change);
+    const archive = await registry.download(resolved, signal);
+    return skills.workbench.use(async () => {
+      const [files, provenance] = await this.#open(archive, resolved, checksums);
+      if (found && isSame(found, resolved, provenance))
+        return { skill: await skills.get(userId, found.id), outcome: 'unchanged' };
+      return skills.keep(userId, await this.#versionOf(resolved, verdict, files, provenance, wish), change);
+    });
   }
 
   /** To the registry's newest version. */
@@ -109,13 +113,8 @@ export class SkillInstalls {
     throw new AppError('forbidden', refusalWords(verdict), fields.length > 0 ? { fields } : {});
   }
 
-  async #fetch(
-    resolved: Resolved,
-    checksums: ReadonlyMap<string, string>,
-    signal: AbortSignal,
-  ): Promise<[SkillFile[], Provenance]> {
+  async #open(archive: Buffer, resolved: Resolved, checksums: ReadonlyMap<string, string>): Promise<[SkillFile[], Provenance]> {
     const { registry } = this.#options;
-    const archive = await registry.download(resolved, signal);
     if (archiveKind(archive) !== 'zip')
       throw new AppError('upstream_error', 'the registry gives something else than a zip archive');
     const files = await readArchive(archive, 'zip').catch((error: unknown) => {

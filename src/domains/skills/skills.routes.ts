@@ -20,8 +20,8 @@ const tags = ['Skills'];
 const UserParams = z.object({ user: z.string() });
 const SkillParams = z.object({ user: z.string(), id: z.string().openapi({ description: "The skill's name or id." }) });
 const AgentParams = z.object({ user: z.string(), agent: z.string() });
-/** ClawHub's own bound for a bundle. */
-const UPLOAD_BYTES = 50_000_000;
+/** What unpacks to at most 20 MB is not larger when packed, whatever its headers add. */
+const UPLOAD_BYTES = 26_000_000;
 const binary = { schema: z.string().openapi({ format: 'binary' }) };
 
 export function skillsRoutes(skills: Skills) {

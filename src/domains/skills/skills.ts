@@ -22,6 +22,7 @@ import type {
 import * as store from './skills.store.js';
 import type { RegistrySource } from './skills.table.js';
 import { readUpload } from './upload.js';
+import { Workbench } from './workbench.js';
 
 /** Of one user, whatever the tier. */
 export const SKILL_QUOTA = { skills: 200, bytes: 200_000_000, versionsEach: 50 };
@@ -54,6 +55,8 @@ type Outcome = 'created' | 'updated' | 'unchanged';
 export class Skills {
   readonly #db: Kysely<Schema>;
   readonly #agents: Agents;
+  /** Shared by all that read packages. */
+  readonly workbench = new Workbench();
 
   constructor({ db, agents }: SkillsOptions) {
     this.#db = db;
@@ -92,7 +95,8 @@ export class Skills {
     const version = await store.findVersion(this.#db, userId, row.id, number ?? row.current);
     const tar = version && (await store.readTar(this.#db, userId, version.digest));
     if (!tar) throw new AppError('not_found', 'skill version not found');
-    return { name: `${row.name}.${format}`, bytes: format === 'tar' ? tar : await zipOf(row.name, await unpacked(tar)) };
+    const bytes = format === 'tar' ? tar : await this.workbench.use(async () => zipOf(row.name, await unpacked(tar)));
+    return { name: `${row.name}.${format}`, bytes };
   }
 
   /** Creates the skill, or adds a version to it; the same files again are no new version. */
@@ -103,8 +107,10 @@ export class Skills {
     change: Change,
   ): Promise<{ skill: SkillAnswer; outcome: Outcome }> {
     const folder = name.startsWith('skl_') ? (await this.#find(this.#db, userId, name)).name : name;
-    const { package: made, read } = await readUpload(folder, body);
-    return this.keep(userId, { name: folder, package: made, read, source: null, enabledFor: body.enabledFor }, change);
+    return this.workbench.use(async () => {
+      const { package: made, read } = await readUpload(folder, body);
+      return this.keep(userId, { name: folder, package: made, read, source: null, enabledFor: body.enabledFor }, change);
+    });
   }
 
   /** Keeps a version that was read and checked, and gives it to the agents. */
