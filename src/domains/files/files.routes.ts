@@ -1,5 +1,6 @@
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
+import { headerOf } from '../../http/authenticate.js';
 import { streamBytes } from '../../http/bytes.js';
 import { json, jsonBody, pageAnswer } from '../../http/page.js';
 import { bodyStreamOf, clientSignalOf } from '../../http/request-stream.js';
@@ -98,7 +99,7 @@ export function filesRoutes(files: Files) {
       const path = filePath(raw, 'path.path');
       const { download } = c.req.valid('query');
       const method = c.req.method === 'HEAD' ? 'HEAD' : 'GET';
-      const opened = await files.open(ofRequest(c, agent), path, { method, headers: readGuards(c) });
+      const opened = await files.open(ofRequest(c, agent), path, { method, headers: readGuards((name) => headerOf(c, name)) });
       const { status, kind, etag, lastModified, contentRange, lengthBytes, body } = opened;
       const headers: Record<string, string> = {
         'Cache-Control': 'private, no-cache',
@@ -141,7 +142,12 @@ export function filesRoutes(files: Files) {
       const { agent, path } = c.req.valid('param');
       const body = bodyStreamOf(c);
       const incoming = { body, lengthBytes: body.lengthBytes };
-      const written = await files.write(ofRequest(c, agent), filePath(path, 'path.path'), incoming, writeGuards(c));
+      const written = await files.write(
+        ofRequest(c, agent),
+        filePath(path, 'path.path'),
+        incoming,
+        writeGuards((name) => headerOf(c, name)),
+      );
       const { isNew, ...answer } = written;
       c.header('ETag', answer.etag);
       return c.json(answer, isNew ? 201 : 200);
@@ -163,7 +169,12 @@ export function filesRoutes(files: Files) {
     async (c) => {
       const { agent, path } = c.req.valid('param');
       const { recursive = false } = c.req.valid('query');
-      await files.remove(ofRequest(c, agent), filePath(path, 'path.path'), recursive, writeGuards(c));
+      await files.remove(
+        ofRequest(c, agent),
+        filePath(path, 'path.path'),
+        recursive,
+        writeGuards((name) => headerOf(c, name)),
+      );
       return c.body(null, 204);
     },
   );
