@@ -42,7 +42,7 @@ const STATEMENTS = [
   `create table users (
     id text primary key,
     name text not null,
-    email text,
+    email bytea,
     tier text not null references tiers (name),
     data_key bytea not null,
     deleting_at timestamptz,

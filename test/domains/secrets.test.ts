@@ -85,6 +85,11 @@ describe.each(databaseKinds)('secrets on %s', (kind) => {
   test('lie sealed: no value is in any row of the database', async () => {
     const user = await app.user();
     await put(user, { PLAIN_TO_SEE: 'visible-to-nobody-0815' });
+    const mailed = await app.post('/api/v1/users', app.adminKey, {
+      name: `mail-${kind}`,
+      email: 'visible-to-nobody@example.com',
+    });
+    expect((await app.get(`/api/v1/users/${mailed.json.id}`, app.adminKey)).json.email).toBe('visible-to-nobody@example.com');
     for (const table of ['secrets', 'secret_stores', 'events', 'idempotency_keys', 'users']) {
       const { rows } = await sql<{ text: string }>`select t::text as text from ${sql.table(table)} t`.execute(app.database.db);
       const all = rows.map(({ text }) => text).join('\n');

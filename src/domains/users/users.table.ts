@@ -3,7 +3,8 @@ import type { Generated } from 'kysely';
 export interface UsersTable {
   id: string;
   name: string;
-  email: string | null;
+  /** Sealed under the user's data key, which a deletion destroys. */
+  email: Buffer | null;
   tier: string;
   /** The user's data key, wrapped by the master key. */
   data_key: Buffer;

@@ -8,6 +8,7 @@ import { AppError, messageOf } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
 import type { Vault } from '../../vault/vault.js';
+import { VaultError } from '../../vault/vault-error.js';
 import type { ApiKeys } from '../api-keys/api-keys.js';
 import type { Agents } from '../agents/agents.js';
 import type { AgentAnswer } from '../agents/agents.schema.js';
@@ -56,13 +57,14 @@ export class Users {
         const user = await store.insertUserAcrossTenants(trx, {
           id,
           name: wish.name,
-          email: wish.email ?? null,
+          email:
+            wish.email === undefined ? null : this.#options.vault.seal(data_key, emailOf(id), Buffer.from(wish.email, 'utf8')),
           tier: tier.name,
           data_key,
         });
         const key = await this.#options.keys.insert(trx, { kind: 'user', userId: id, agentId: null, name: 'first' });
         await appendEvent(trx, id, { type: 'user.created', actor: actorOf(caller), requestId, payload: { tier: tier.name } });
-        return { ...answerOf(user), api_key: key.api_key };
+        return { ...this.#answer(user), api_key: key.api_key };
       });
     } catch (error) {
       if (!isUniqueViolation(error, 'users_name_key')) throw error;
@@ -74,13 +76,13 @@ export class Users {
   }
 
   async list(page: PageRequest): Promise<Page<UserAnswer>> {
-    return pageOf(await store.listUsersAcrossTenants(this.#db, page), page, null, answerOf);
+    return pageOf(await store.listUsersAcrossTenants(this.#db, page), page, null, (user) => this.#answer(user));
   }
 
   async get(userId: string): Promise<UserAnswer & { agents: AgentAnswer[] }> {
     const user = await this.#read(userId);
     const agents = await this.#options.agents.list(userId, { after: undefined, offset: 0, limit: AGENTS_SHOWN });
-    return { ...answerOf(user), agents: agents.data };
+    return { ...this.#answer(user), agents: agents.data };
   }
 
   async nameOf(userId: string): Promise<string> {
@@ -115,7 +117,7 @@ export class Users {
     });
     this.#options.bus.publish('user', userId);
     for (const id of deployments) this.#options.deployments.announce(id);
-    return answerOf(user);
+    return this.#answer(user);
   }
 
   /**
@@ -135,7 +137,7 @@ export class Users {
     });
     this.#options.bus.publish('user', userId);
     for (const id of retired) deployments.announce(id);
-    return answerOf(user);
+    return this.#answer(user);
   }
 
   /** Removes the rows of users of whom nothing else is left. One that cannot go, as while a last call of it ends, keeps no other from going. */
@@ -157,6 +159,10 @@ export class Users {
     this.#options.bus.publish('user', userId);
   }
 
+  #answer(user: Selectable<UsersTable>): UserAnswer {
+    return answerOf(user, this.#options.vault);
+  }
+
   async #read(userId: string): Promise<Selectable<UsersTable>> {
     const user = await store.readUser(this.#db, userId);
     if (!user) throw new AppError('not_found', 'user not found');
@@ -170,15 +176,30 @@ export class Users {
   }
 }
 
-function answerOf(user: Selectable<UsersTable>): UserAnswer {
+/** Where an e-mail address is sealed for. */
+function emailOf(userId: string) {
+  return { scope: userId, name: 'users.email', version: 1 };
+}
+
+function answerOf(user: Selectable<UsersTable>, vault: Vault): UserAnswer {
   return {
     id: user.id,
     name: user.name,
-    email: user.email,
+    email: user.email && openEmail(user.id, user.data_key, user.email, vault),
     tier: user.tier,
     status: user.deleting_at ? 'deleting' : 'active',
     version: user.version,
     created_at: user.created_at.toISOString(),
     updated_at: user.updated_at.toISOString(),
   };
+}
+
+/** Null where it does not open: what was altered in the database must not keep the user from being listed. */
+function openEmail(userId: string, dataKey: Buffer, email: Buffer, vault: Vault): string | null {
+  try {
+    return vault.open(dataKey, emailOf(userId), email).toString('utf8');
+  } catch (error) {
+    if (error instanceof VaultError) return null;
+    throw error;
+  }
 }
