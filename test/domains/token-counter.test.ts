@@ -40,7 +40,7 @@ describe('counting tokens', () => {
   });
 
   test('too slow, or too many at once: the rougher estimate, which says so; the next is counted again', async () => {
-    const slow = counter({ timeoutMs: 1 });
+    const slow = counter({ timeoutMs: 1, startMs: 0 });
     expect(await slow.count(['x'.repeat(8), 'é'])).toEqual({ encoding: 'bytes/4', counts: [2, 1] });
     const busy = counter({ atOnce: 1 });
     const both = await Promise.all([busy.count(['a']), busy.count(['abcd'])]);

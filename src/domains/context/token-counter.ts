@@ -11,6 +11,8 @@ export interface TokenCounterOptions {
   /** The worker goes when nobody has asked for this long: it holds some 85 MB. */
   idleMs?: number;
   timeoutMs?: number;
+  /** Added to that for those who ask before the encoding is loaded. */
+  startMs?: number;
   /** Asked for at once at most; the next are answered with the rougher estimate. */
   atOnce?: number;
 }
@@ -22,6 +24,7 @@ interface Asked {
 
 const IDLE_MS = 30_000;
 const TIMEOUT_MS = 3_000;
+const START_MS = 15_000;
 const AT_ONCE = 32;
 const WORKER = new URL('count-worker.mjs', import.meta.url);
 
@@ -33,11 +36,13 @@ export class TokenCounter {
   readonly #options: Required<TokenCounterOptions>;
   readonly #asked = new Map<number, Asked>();
   #worker: Worker | undefined;
+  /** Whether the worker has answered once: the encoding is loaded. */
+  #isLoaded = false;
   #idle: NodeJS.Timeout | undefined;
   #next = 1;
 
-  constructor({ idleMs = IDLE_MS, timeoutMs = TIMEOUT_MS, atOnce = AT_ONCE }: TokenCounterOptions = {}) {
-    this.#options = { idleMs, timeoutMs, atOnce };
+  constructor({ idleMs = IDLE_MS, timeoutMs = TIMEOUT_MS, startMs = START_MS, atOnce = AT_ONCE }: TokenCounterOptions = {}) {
+    this.#options = { idleMs, timeoutMs, startMs, atOnce };
   }
 
   async count(texts: readonly string[]): Promise<TokenCounts> {
@@ -58,8 +63,9 @@ export class TokenCounter {
     const worker = (this.#worker ??= this.#start());
     clearTimeout(this.#idle);
     const id = this.#next++;
+    const { timeoutMs, startMs } = this.#options;
     return new Promise((resolve) => {
-      const timer = setTimeout(() => void this.stop(), this.#options.timeoutMs);
+      const timer = setTimeout(() => void this.stop(), this.#isLoaded ? timeoutMs : startMs + timeoutMs);
       this.#asked.set(id, { resolve, timer });
       worker.postMessage({ id, texts }, []);
     });
@@ -81,6 +87,7 @@ export class TokenCounter {
   #settle(id: number, counts: number[]): void {
     const asked = this.#asked.get(id);
     if (!asked) return;
+    this.#isLoaded = true;
     this.#asked.delete(id);
     clearTimeout(asked.timer);
     asked.resolve(counts);
@@ -90,6 +97,7 @@ export class TokenCounter {
   /** Whoever still waits gets the rougher estimate. */
   #giveUp(): void {
     this.#worker = undefined;
+    this.#isLoaded = false;
     for (const { resolve, timer } of this.#asked.values()) {
       clearTimeout(timer);
       resolve(undefined);
