@@ -223,6 +223,8 @@ describe.each(databaseKinds)('heartbeats on %s', (database) => {
     const lost = newId('hbt');
     await sql`insert into heartbeat_runs (id, user_id, agent_id, process_id, origin, status)
       values (${lost}, ${user.id}, ${user.agents['a']}, 'dead', 'schedule', 'running')`.execute(app.database.db);
+    // What came due before that is not made up, so the next one is set after it.
+    await ended(user, 1);
     await due(user);
     const [second, first] = await ended(user, 2);
     expect(first).toMatchObject({ id: lost, status: 'lost', reason: 'the process that ran it died' });
