@@ -18,6 +18,7 @@ const STATEMENTS = [
     created_at timestamptz not null default now(),
     unique (agent_id, version)
   )`,
+  `create index agent_configs_by_user on agent_configs (user_id)`,
   // What a deployment of one agent is made of, where that is less than the tier allows, or another image than the usual one.
   `alter table deployments add column limits jsonb, add column image text`,
   // A row for each host and day; what is too many for a day goes under the host *. Counters only: no paths, nothing of what was said.
