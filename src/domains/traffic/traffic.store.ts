@@ -15,16 +15,21 @@ export interface Tally {
   bytes_down: number;
 }
 
-/** Adds to today's counts. Hosts of a deployment that are new today and come after `mostHosts` others are counted together. Users that are gone are left out. */
+/**
+ * Adds to today's counts, of whoever has the deployment now. Hosts of a deployment that are new today and come after `mostHosts` others are
+ * counted together. Users that are gone are left out.
+ */
 export async function addAcrossTenants(db: Db, tallies: Tally[], mostHosts: number): Promise<void> {
   if (tallies.length === 0) return;
   await sql`
     with come as (
-      select c.*, (now() at time zone 'utc')::date as day
+      select u.id as user_id, c.deployment_id, c.host, c.port, c.connections, c.refused, c.bytes_up, c.bytes_down,
+        (now() at time zone 'utc')::date as day
       from jsonb_to_recordset(${JSON.stringify(tallies)}::jsonb) as c (
         user_id text, deployment_id text, host text, port integer,
         connections bigint, refused bigint, bytes_up bigint, bytes_down bigint)
-      join users u on u.id = c.user_id
+      left join deployments d on d.id = c.deployment_id
+      join users u on u.id = coalesce(d.user_id, c.user_id)
     ), have as (
       select deployment_id, count(*) as hosts from egress_traffic
       where (deployment_id, day) in (select deployment_id, day from come) group by deployment_id
