@@ -28,6 +28,7 @@ function fieldsOf(issue: Issue, prefix: string, above: readonly PropertyKey[]): 
     const branch = closestBranch(issue.errors);
     if (branch) return branch.flatMap((inner) => fieldsOf(inner, prefix, path));
   }
+  if (issue.code === 'invalid_key') return issue.issues.flatMap((inner) => fieldsOf(inner, prefix, path));
   return [{ path: pathText(prefix, path), message: wordsOf(issue) }];
 }
 

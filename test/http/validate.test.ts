@@ -34,3 +34,8 @@ test.each([
 ])('%# a limit is told in plain words', (schema, value, message) => {
   expect(told(schema, value)).toEqual([{ path: 'body', message }]);
 });
+
+test('a name that a map does not take is told by what is wrong with it', () => {
+  const Name = z.string().refine((name) => name !== 'PATH', 'is reserved');
+  expect(told(z.record(Name, z.string()), { PATH: 'x', FOO: 'y' })).toEqual([{ path: 'PATH', message: 'is reserved' }]);
+});
