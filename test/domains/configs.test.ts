@@ -229,11 +229,16 @@ describe.each(databaseKinds)('the config of an agent on %s', (database) => {
     expect(second.deploymentId).not.toBe((await app.get('/api/v1/agents/a', user.key)).json.deployment_id);
   });
 
-  test('limits and image replace the container, and say so', async () => {
+  test('limits change as the container runs; an image replaces it, and says so', async () => {
     const user = await owner('a');
     await app.ready(user);
+    const smaller = await patch(user, { limits: { memory_mib: 512 } });
+    expect(smaller.json).toMatchObject({ applies: 'live', replaces_container: [], config: { limits: { memory_mib: 512 } } });
+    await app.ready(user);
+    const [same] = [...app.engine.instances.values()].filter((one) => one.spec.userId === user.id);
+    expect(same?.spec).toMatchObject({ generation: 1, limits: { memoryMib: 512 } });
     const set = await patch(user, { limits: { memory_mib: 256, pids: 64 }, image: 'special:1', max_steps: 4 });
-    expect(set.json).toMatchObject({ applies: 'replaces_container', replaces_container: ['limits', 'image'] });
+    expect(set.json).toMatchObject({ applies: 'replaces_container', replaces_container: ['image'] });
     await app.ready(user);
     const live = [...app.engine.instances.values()].filter((one) => one.spec.userId === user.id);
     expect(live.map(({ spec }) => [spec.generation, spec.image, spec.limits])).toEqual([

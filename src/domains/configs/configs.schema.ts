@@ -148,7 +148,9 @@ export type ConfigAnswer = z.infer<typeof ConfigAnswer>;
 export const ConfigChanged = ConfigAnswer.extend({
   changed: z.array(z.string()).openapi({ description: 'The fields that are not as they were.' }),
   applies: z.enum(['live', 'replaces_container']).openapi({
-    description: '`live`: the next turn has it. `replaces_container`: a new container is on its way; see deploy/status.',
+    description:
+      '`live`: the next turn has it; network and limits hold as soon as the container has them, while it runs. ' +
+      '`replaces_container`: a new container is on its way; see deploy/status.',
   }),
   replaces_container: z.array(z.string()).openapi({ description: 'The changed fields that need a new container.' }),
 }).openapi('AgentConfigChanged');

@@ -14,10 +14,10 @@ const MAX_STEPS = 16;
 
 /** Fields that the gateway is told; a change of them is in the next turn. */
 const GATEWAY_FIELDS = ['model', 'tools', 'max_steps', 'sampling', 'shell', 'env'] as const;
-/** Fields that a container is made of. */
-const CONTAINER_FIELDS = ['limits', 'image'] as const;
+/** Fields that cannot change while a container runs. */
+const CONTAINER_FIELDS = ['image'] as const;
 /** Fields that are a container's, so that an agent moves for them where it shares one. */
-const SHAPE_FIELDS = ['network', 'isolation', ...CONTAINER_FIELDS] as const;
+const SHAPE_FIELDS = ['network', 'isolation', 'limits', ...CONTAINER_FIELDS] as const;
 
 /** Every field as it is in force: what was set, above the ground. */
 export function effectiveOf(document: ConfigDocument, ground: Ground, isolation: 'shared' | 'dedicated'): EffectiveConfig {
