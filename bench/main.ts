@@ -9,6 +9,7 @@ import { llm } from './llm.js';
 import { memory } from './memory.js';
 import { provision } from './provision.js';
 import { secrets } from './secrets.js';
+import { replace } from './replace.js';
 import type { Bench, BenchContext } from './support/bench.js';
 import type { DatabaseKind } from './support/berth.js';
 import { isMet, printed, type Report } from './support/measure.js';
@@ -16,7 +17,7 @@ import { Scope } from './support/scope.js';
 import { startPostgres } from './support/world.js';
 import { templates } from './templates.js';
 
-const BENCHES: Record<string, Bench> = { provision, chat, llm, get, files, memory, secrets, templates, context };
+const BENCHES: Record<string, Bench> = { provision, chat, llm, get, files, memory, secrets, templates, context, replace };
 const RESULTS = fileURLToPath(new URL('results/', import.meta.url));
 
 /** `npm run bench [-- NAME…]`: runs those benchmarks, or all, prints a table of each, and writes results/NAME.json. */

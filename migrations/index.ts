@@ -9,6 +9,7 @@ import * as heartbeats from './0007_heartbeats.js';
 import * as sleep from './0008_sleep.js';
 import * as idle from './0009_idle.js';
 import * as pool from './0010_pool.js';
+import * as replacement from './0011_replacement.js';
 
 /** Every migration in its order. One that has landed is never edited. */
 export const migrations: Record<string, Migration> = {
@@ -22,4 +23,5 @@ export const migrations: Record<string, Migration> = {
   '0008_sleep': sleep,
   '0009_idle': idle,
   '0010_pool': pool,
+  '0011_replacement': replacement,
 };

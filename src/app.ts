@@ -7,6 +7,7 @@ import { Agents, type AgentsOptions } from './domains/agents/agents.js';
 import { moveAgentsJob } from './domains/agents/agents.jobs.js';
 import { AgentModels } from './domains/agents/models.js';
 import { AgentMoves } from './domains/agents/moves.js';
+import * as servedAgents from './domains/agents/serving.store.js';
 import { Assembly } from './domains/assembly/assembly.js';
 import { ApiKeys } from './domains/api-keys/api-keys.js';
 import { Chat } from './domains/chat/chat.js';
@@ -18,6 +19,7 @@ import { Configs } from './domains/configs/configs.js';
 import { fillPoolJob, restJob, type RestJobOptions } from './domains/deployments/deployments.jobs.js';
 import { Deployments } from './domains/deployments/deployments.js';
 import { Pool } from './domains/deployments/pool.js';
+import { Replacements } from './domains/deployments/replacement.js';
 import { DeploymentWork } from './domains/deployments/work.js';
 import { Files } from './domains/files/files.js';
 import { Health } from './domains/health/health.js';
@@ -52,6 +54,7 @@ import { Users } from './domains/users/users.js';
 import { eraseUsersJob } from './domains/users/users.jobs.js';
 import { Outbox } from './events/outbox.js';
 import { FilesClient, type FileTimes } from './gateway/files.js';
+import { ReleaseClient } from './gateway/release.js';
 import { StateClient } from './gateway/state.js';
 import { ContextClient } from './gateway/context.js';
 import { GatewayClient, type GatewayClientOptions } from './gateway/gateway.js';
@@ -275,6 +278,10 @@ export function createApp(options: AppOptions): App {
   const reconciler = new Reconciler({
     work,
     assembly,
+    replacements: new Replacements({ db, bus, agents: servedAgents }),
+    releases: new ReleaseClient({ links }),
+    probationMs: config.replaceProbationMs,
+    turnTimeoutMs: config.replaceTurnTimeoutMs,
     runtime,
     links,
     gateway,

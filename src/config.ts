@@ -35,6 +35,10 @@ export interface Config {
   poolSize: number;
   /** How long a chat waits for an agent that is not ready. */
   readyTimeoutMs: number;
+  /** How long an instance that took another's place must have run before the other is let go. */
+  replaceProbationMs: number;
+  /** How long a turn may keep its instance from being replaced. */
+  replaceTurnTimeoutMs: number;
   /** How long a provider may stay silent, before its answer and within it. */
   providerStallTimeoutMs: number;
   /** How long an instance that Berth does not know, but whose labels say it is ours, is left alone. */
@@ -148,6 +152,8 @@ export const Environment = z.object({
   CLAWHUB_ALLOW: risks.default([]),
   POOL_SIZE: integer(0, 1_000).default(2),
   READY_TIMEOUT_MS: integer(1, 600_000).default(60_000),
+  REPLACE_PROBATION_MS: integer(0, 600_000).default(10_000),
+  REPLACE_TURN_TIMEOUT_MS: integer(1_000, 3_600_000).default(60_000),
   PROVIDER_STALL_TIMEOUT_MS: integer(100, 600_000).default(60_000),
   ORPHAN_GRACE_MS: integer(0, 86_400_000).default(60_000),
   DATABASE_URL: url(['postgres:', 'postgresql:']).optional(),
@@ -190,6 +196,8 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       clawhubAllow: e.CLAWHUB_ALLOW,
       poolSize: e.POOL_SIZE,
       readyTimeoutMs: e.READY_TIMEOUT_MS,
+      replaceProbationMs: e.REPLACE_PROBATION_MS,
+      replaceTurnTimeoutMs: e.REPLACE_TURN_TIMEOUT_MS,
       providerStallTimeoutMs: e.PROVIDER_STALL_TIMEOUT_MS,
       orphanGraceMs: e.ORPHAN_GRACE_MS,
     },

@@ -3,7 +3,7 @@ import type { ServerResponse } from 'node:http';
 import { BodyRoom, type Request } from './body.js';
 import { parseChatRequest } from './chat-request.js';
 import { StreamedCompletion, WholeCompletion, modelErrorBody, type ErrorBody } from './completion.js';
-import { parseConfig } from './config.js';
+import { parseConfig, parseRelease } from './config.js';
 import { HttpError, ModelError, TurnStopped, invalid } from './errors.js';
 import type { FileRoutes } from './files/routes.js';
 import { errorCode, type Log } from './log.js';
@@ -68,6 +68,15 @@ export class Api {
       ['/readyz', { open: true, methods: { GET: ready } }],
       ['/v1/models', { methods: { GET: (_request, response) => this.#models(response) } }],
       ['/v1/chat/completions', { methods: { POST: (request, response, origin) => this.#chat(request, response, origin) } }],
+      [
+        '/berth/v1/release',
+        {
+          methods: {
+            GET: (_request, response) => sendJson(response, 200, { released: this.#options.roster.releases.ids }),
+            POST: (request, response) => this.#release(request, response),
+          },
+        },
+      ],
       ['/berth/v1/config', { methods: { PUT: (request, response) => this.#configure(request, response) } }],
     ]);
     this.#patterns = [
@@ -147,6 +156,16 @@ export class Api {
     }
   }
 
+  async #release(request: Request, response: Response): Promise<void> {
+    const body = await this.#bodies.read(request, MOST_CONFIG_BYTES);
+    try {
+      const released = await this.#options.roster.releases.release(checked(() => parseRelease(body.value)));
+      sendJson(response, 200, { released });
+    } finally {
+      body.release();
+    }
+  }
+
   async #package(response: Response, digest: string): Promise<void> {
     if (!(await this.#options.packages.has(digest)))
       throw new HttpError(404, 'not_found', 'There is no such package here.', {}, { code: 'not_found' });
@@ -181,6 +200,8 @@ export class Api {
       const chat = checked(() => parseChatRequest(body.value, body.bytes));
       // The parsed form is dropped: what a turn needs of it is in `chat`.
       body.value = undefined;
+      if (chat.agentId !== undefined && this.#options.roster.releases.has(chat.agentId))
+        throw new HttpError(503, 'unavailable', 'Another instance has the agent.', {}, { code: 'released' });
       const agent = this.#options.roster.find(chat.agentId);
       this.#options.turns.check({ agent, request: chat });
       const given = request.headers['x-berth-turn'];

@@ -2,6 +2,7 @@ import { boolean, distinct, integer, list, object, optional, text, texts } from 
 import { invalid } from './errors.js';
 import { checkRelativePath } from './paths.js';
 import { parseSampling, type Sampling } from './sampling.js';
+import type { ReleaseWish } from './releases.js';
 import { BUILT_IN_TOOLS } from './tools/tool.js';
 
 /** One agent as Berth wishes it. Never changed once it is parsed: a new config brings a new one. */
@@ -59,6 +60,8 @@ export interface InstanceConfig {
   /** `files`: the workspaces can be read and written, and no turn runs. */
   mode: 'full' | 'files';
   agents: AgentConfig[];
+  /** Agents on the volume that another instance has: neither served here nor removed. */
+  released: Set<string>;
 }
 
 export const DIGEST = /^[0-9a-f]{64}$/;
@@ -93,7 +96,20 @@ export function parseConfig(body: unknown): InstanceConfig {
     'agents',
     'id',
   );
-  return { version, mode, agents };
+  const released = new Set(optional(config['released'], (v) => texts(v, 'released')) ?? []);
+  if (agents.some(({ id }) => released.has(id))) throw invalid('released: names an agent that is listed');
+  return { version, mode, agents, released };
+}
+
+/** What a call to let go of agents says. */
+export function parseRelease(body: unknown): ReleaseWish {
+  const wish = object(body, 'release');
+  return {
+    agents: texts(wish['agents'], 'agents'),
+    waitMs: optional(wish['wait_ms'], (v) => integer(v, 'wait_ms', 0, 30_000)) ?? 0,
+    close: optional(wish['close'], (v) => boolean(v, 'close')) ?? false,
+    end: optional(wish['end'], (v) => boolean(v, 'end')) ?? false,
+  };
 }
 
 function parseAgent(value: unknown, at: string): AgentConfig {

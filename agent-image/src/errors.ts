@@ -46,11 +46,16 @@ export class ModelError extends Error {
 
 /** Why a turn was ended by something else than its own end; the reason of the turn's AbortSignal. */
 export class TurnStopped extends Error {
-  readonly why: 'disconnected' | 'removed' | 'stopping';
+  readonly why: 'disconnected' | 'removed' | 'stopping' | 'moved';
 
   constructor(why: TurnStopped['why']) {
     super(
-      { disconnected: 'The client went away.', removed: 'The agent was removed.', stopping: 'The instance is stopping.' }[why],
+      {
+        disconnected: 'The client went away.',
+        removed: 'The agent was removed.',
+        stopping: 'The instance is stopping.',
+        moved: 'The turn took longer than the replacement of its instance waits.',
+      }[why],
     );
     this.name = 'TurnStopped';
     this.why = why;

@@ -52,7 +52,12 @@ async function main(settings: Settings): Promise<void> {
   const preparation = new Preparation({ packages, trash, log });
   const volume = new Volume(settings.dataDir, log);
   const arrivals = new Arrivals(volume);
-  const roster = new Roster({ folders, trash, packages, preparation, arrivals, conversations, running, log });
+  // Not while another instance may be at work on the same volume: it would lose what it has in the making.
+  const alone = () => {
+    volume.clean();
+    void trash.empty();
+  };
+  const roster = new Roster({ folders, trash, packages, preparation, arrivals, conversations, running, log, alone });
   const model = new ModelClient((preferred) => links.sockets(preferred), credentials);
   const egress = new Egress(() => links.sockets(), credentials);
   const proxy = new ForwardProxy(egress, log);
@@ -66,12 +71,10 @@ async function main(settings: Settings): Promise<void> {
   const api = new Api({ roster, turns, running, packages, files, log });
   const linkServer = new LinkServer(api, log);
   const links = new Links({ dir: settings.linkDir, credentials, accept: linkServer.accept, log });
-  volume.clean();
   links.start();
   if (settings.proxyPort !== undefined) proxy.listen(settings.proxyPort);
   const port = settings.listen && (await listen(settings.listen, api, credentials));
   log.info('started', { instance: settings.instanceId, pid: process.pid, node: process.version });
-  void trash.empty();
 
   process.once('SIGTERM', () => {
     void (async () => {

@@ -9,6 +9,7 @@ import type { Log } from './log.js';
 import { readMarker } from './marker.js';
 import type { Packages } from './packages/packages.js';
 import type { Preparation } from './preparation.js';
+import { Releases } from './releases.js';
 import type { RunningTurns } from './running.js';
 import type { Trash } from './trash.js';
 import { Workspace } from './workspace.js';
@@ -72,6 +73,8 @@ export interface RosterOptions {
   conversations: Conversations;
   running: RunningTurns;
   log: Log;
+  /** Called at the first config under which no other instance has agents on the volume. */
+  alone?: () => void;
 }
 
 /** The agents of this instance as Berth last wished them. */
@@ -80,10 +83,17 @@ export class Roster {
   #agents = new Map<string, Agent>();
   #version: number | undefined;
   #mode: InstanceConfig['mode'] = 'full';
+  readonly #releases: Releases;
   #applying: Promise<unknown> = Promise.resolve();
 
   constructor(options: RosterOptions) {
     this.#options = options;
+    this.#releases = new Releases(options);
+  }
+
+  /** What is given, or about to be given, to another instance on the same volume. */
+  get releases(): Releases {
+    return this.#releases;
   }
 
   /** The version in force; undefined before the first config. It is per process: Berth's database may have been put back meanwhile. */
@@ -129,13 +139,16 @@ export class Roster {
     const missing = await packages.missing(digests);
     if (missing.length > 0) throw missingPackages(missing);
     log.hide(config.agents.flatMap(({ secrets }) => [...secrets.values()]));
+    if (this.#version === undefined && config.released.size === 0) this.#options.alone?.();
     await this.#removeOthers(config);
+    await this.#releases.set(config.released);
     const prepared: Prepared[] = [];
     for (const agent of config.agents) prepared.push(await this.#prepare(agent));
     this.#agents = new Map(prepared.map((one) => [one.config.id, this.#agentOf(one)]));
     this.#version = config.version;
     this.#mode = config.mode;
-    await packages.keepOnly(digests);
+    // Those of agents that another instance has are needed too.
+    if (config.released.size === 0) await packages.keepOnly(digests);
     log.info('config applied', { version: config.version, mode: config.mode, agents: prepared.length });
     return { version: config.version, agents: this.ids };
   }
@@ -148,7 +161,7 @@ export class Roster {
 
   /** Removes every agent on the volume that is not wished, also those of an earlier life of this instance. */
   async #removeOthers(config: InstanceConfig): Promise<void> {
-    const wished = new Set(config.agents.map(({ id }) => id));
+    const wished = new Set([...config.agents.map(({ id }) => id), ...config.released]);
     const known = new Set([...(await this.#options.folders.known()), ...this.#agents.keys()]);
     for (const id of known) if (!wished.has(id)) await this.#wipe(id);
   }

@@ -49,6 +49,8 @@ export interface InstanceConfig {
   /** `files`: no turn may run; files can be read and written. */
   mode?: 'full' | 'files';
   agents: InstanceAgent[];
+  /** Agents on the volume that another instance has. */
+  released?: string[];
 }
 
 /** Where a gateway's missing packages come from: the tar of a digest, or undefined where there is none any more. */

@@ -1,17 +1,21 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Replacements } from '../domains/deployments/replacement.js';
 import type { DeploymentWork, Lease, Leased } from '../domains/deployments/work.js';
 import type { Assembly } from '../domains/assembly/assembly.js';
 import type { GatewayClient } from '../gateway/gateway.js';
 import type { InstanceConfig } from '../gateway/instance-config.js';
+import type { ReleaseClient } from '../gateway/release.js';
 import { withDeadline } from '../lib/deadline.js';
 import { AppError } from '../lib/errors.js';
 import { newId } from '../lib/ids.js';
+import type { Log } from '../lib/log.js';
 import type { LinkHost } from '../link/host.js';
 import type { InstanceSpec, Observed, Runtime } from '../runtime/runtime.js';
 import type { Step } from './plan.js';
 import type { Progress } from './progress.js';
-import { instanceName, limitsOf, limitsText, specFor, specHashOf } from './spec.js';
+import { Replacer, shareOf } from './replacer.js';
+import { instanceName, limitsOf, limitsText, refusedLimits, specFor, specHashOf, wishOf } from './spec.js';
 
 export interface Hands {
   work: DeploymentWork;
@@ -19,6 +23,11 @@ export interface Hands {
   links: LinkHost;
   gateway: GatewayClient;
   assembly: Assembly;
+  replacements: Replacements;
+  releases: ReleaseClient;
+  log: Log;
+  /** How long turns may go on that keep a replacement from coming to its end. */
+  turnTimeoutMs: number;
   installationId: string;
   image: string;
 }
@@ -48,9 +57,11 @@ export const STEADY_MS = 60_000;
 /** Carries out one step. Everything here may be killed at any line and done again. */
 export class Apply {
   readonly #hands: Hands;
+  readonly #replacer: Replacer;
 
   constructor(hands: Hands) {
     this.#hands = hands;
+    this.#replacer = new Replacer(hands);
   }
 
   async step(
@@ -62,7 +73,7 @@ export class Apply {
   ): Promise<Next> {
     switch (step.do) {
       case 'admit':
-        return this.#admit(lease, leased, progress);
+        return this.#admit(lease, leased, progress, step.of ?? 'current');
       case 'create':
         return this.#create(lease, leased, progress);
       case 'start':
@@ -80,7 +91,15 @@ export class Apply {
       case 'configure':
         return this.#configure(lease, leased, progress, signal);
       case 'settle':
-        return this.#settle(lease, leased, progress);
+        return this.#settle(lease, leased, progress, step.againInMs);
+      case 'hand_over':
+        return this.#replacer.handOver(lease, leased, signal);
+      case 'watch':
+        return { lookAgainInMs: step.ms };
+      case 'promote':
+        return this.#replacer.promote(lease, leased, step.why, step.graceMs);
+      case 'undo':
+        return this.#replacer.undo(lease, leased, step, wishOf(leased, this.#hands.image));
       case 'rest':
         return this.#rest(lease, leased, progress);
       case 'remove_volume':
@@ -102,14 +121,14 @@ export class Apply {
     await links.remove(instance.id);
   }
 
-  async #admit(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
+  async #admit(lease: Lease, leased: Leased, progress: Progress, role: 'current' | 'incoming'): Promise<Next> {
     const generation = leased.deployment.generation + 1;
     const specHash = specHashOf(leased, this.#hands.image);
     const name = instanceName(this.#hands.installationId, lease.deploymentId, generation);
     // The digest of nothing: the token is made when the container is, so a crash in between leaves none behind.
     await this.#hands.work.admit(
       lease,
-      { id: newId('ins'), generation, name, specHash, limits: limitsText(limitsOf(leased.deployment)), tokenDigest: '' },
+      { id: newId('ins'), generation, name, specHash, limits: limitsText(limitsOf(leased.deployment)), tokenDigest: '', role },
       progress.at('creating', leased.deployment.updated_at),
     );
     return { goOnWith: undefined };
@@ -159,6 +178,7 @@ export class Apply {
     try {
       const config = await this.#configOf(leased);
       await links.waitFor(id, signal);
+      if (isIncoming(leased) && !(await this.#hands.releases.isKnownTo(id, signal))) return undefined;
       progress.at('connecting');
       progress.at('configuring');
       await gateway.configure(id, config, assembly.packagesOf(lease.userId ?? ''), signal);
@@ -184,6 +204,10 @@ export class Apply {
   async #configure(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
     const { work, assembly, gateway, links } = this.#hands;
     const first = liveOf(leased).applied_version === 0;
+    if (first && isIncoming(leased) && !(await this.#hands.releases.isKnownTo(liveOf(leased).id, signal))) {
+      const both = { ...leased, instance: leased.current };
+      return this.#replacer.promote(lease, both, 'replaced: the gateway of the new image cannot share a volume', STOP_GRACE_MS);
+    }
     if (first) await work.enter(lease, { state: 'deploying', ...progress.at('configuring') });
     // It may have been nobody's until now.
     links.assign(liveOf(leased).id, lease.userId ?? '');
@@ -193,27 +217,25 @@ export class Apply {
     return 'again';
   }
 
-  #configOf({ deployment }: Leased): Promise<InstanceConfig> {
-    return this.#hands.assembly.configOf(
-      deployment.id,
-      deployment.config_version,
-      deployment.desired === 'asleep' ? 'files' : 'full',
-    );
+  async #configOf(leased: Leased): Promise<InstanceConfig> {
+    const { id, config_version: version, desired } = leased.deployment;
+    return shareOf(await this.#hands.assembly.configOf(id, version, desired === 'asleep' ? 'files' : 'full'), leased);
   }
 
-  async #settle(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
+  async #settle(lease: Lease, leased: Leased, progress: Progress, againInMs?: number): Promise<Next> {
     const { deployment, instance } = leased;
     const steady = (instance?.started_ms_ago ?? 0) >= STEADY_MS;
     const attempts = steady ? 0 : deployment.attempts;
     if (deployment.state !== 'ready') {
       await this.#hands.work.enter(
         lease,
-        { state: 'ready', reason: null, attempts, ...progress.at('ready') },
+        { state: 'ready', reason: againInMs === undefined ? null : deployment.reason, attempts, ...progress.at('ready') },
         'deployment.ready',
       );
-      return { lookAgainInMs: nextLookMs(deployment, attempts > 0) };
+      return { lookAgainInMs: againInMs ?? nextLookMs(deployment, attempts > 0) };
     }
     // What was noted of a running instance, such as a link that was cut for abuse, stands for a while.
+    if (againInMs !== undefined) return { lookAgainInMs: againInMs };
     const isOld = Date.now() - deployment.updated_at.getTime() >= STEADY_MS;
     const reason = isOld ? null : deployment.reason;
     if (attempts !== deployment.attempts || reason !== deployment.reason) {
@@ -222,7 +244,7 @@ export class Apply {
     return { lookAgainInMs: nextLookMs(deployment, attempts > 0 || reason !== null) };
   }
 
-  /** Where the engine cannot change them as the instance is, another one is made with them. */
+  /** Where the engine cannot change them as the instance is, that is noted, and another one is made with them. */
   async #limit(lease: Lease, leased: Leased): Promise<Next> {
     const { runtime, work } = this.#hands;
     const instance = liveOf(leased);
@@ -231,7 +253,7 @@ export class Apply {
       await runtime.update(instance.name, limits);
     } catch (error) {
       if (!(error instanceof AppError && error.code === 'unprocessable')) throw error;
-      await this.end(lease, leased, `replaced: ${error.message}`, STOP_GRACE_MS);
+      await work.updateInstance(lease, instance.id, { limits: refusedLimits(limitsText(limits)) });
       return 'again';
     }
     await work.updateInstance(lease, instance.id, { limits: limitsText(limits) });
@@ -293,4 +315,8 @@ function nextLookMs({ desired, files_ms_left }: Leased['deployment'], isMarked: 
 function liveOf(leased: Leased): NonNullable<Leased['instance']> {
   if (!leased.instance) throw new Error(`deployment ${leased.deployment.id} has no live instance`);
   return leased.instance;
+}
+
+function isIncoming({ instance, incoming }: Leased): boolean {
+  return instance !== undefined && instance.id === incoming?.id;
 }

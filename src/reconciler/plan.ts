@@ -1,4 +1,18 @@
 import type { Observed } from '../runtime/runtime.js';
+import { CONNECT_TIMEOUT_MS, whyItEnded } from './endings.js';
+import { type Incoming, planReplacement } from './plan-replacement.js';
+import { refusedLimits } from './spec.js';
+
+/** What the database says of an instance that lives. */
+export interface InstanceSituation {
+  specHash: string;
+  limits: string;
+  appliedVersion: number;
+  startedMsAgo: number | undefined;
+  runtimeStartedAtMs: number | undefined;
+  /** Whether it was stopped on purpose and has not been started since. */
+  isStopped: boolean;
+}
 
 /** All that a decision rests on; nothing else is looked at. */
 export interface Situation {
@@ -13,49 +27,49 @@ export interface Situation {
   limits: string;
   configVersion: number;
   /** The instance that the database says lives. */
-  instance:
-    | {
-        specHash: string;
-        limits: string;
-        appliedVersion: number;
-        startedMsAgo: number | undefined;
-        runtimeStartedAtMs: number | undefined;
-        /** Whether it was stopped on purpose and has not been started since. */
-        isStopped: boolean;
-      }
-    | undefined;
+  instance: InstanceSituation | undefined;
   /** What the runtime says of it. */
   observed: Observed | undefined;
   linkUp: boolean;
   /** How long this process has seen the instance run without a link; since its start does not count, Berth may have been away. */
   unlinkedMs: number;
+  /** The instance that is to take its place, while it does. */
+  incoming?: Incoming | undefined;
+  /** Whether it may be replaced while it serves; else it is ended first. */
+  isRollable: boolean;
+  /** How long no replacement is tried, since one failed. */
+  rollWaitMs: number;
+  /** How long one must have run before the other is let go. */
+  probationMs: number;
 }
 
 /** The next safe step. Each can be done again after a crash in the midst of it. */
 export type Step =
-  | { do: 'admit' }
-  | { do: 'create' }
-  | { do: 'start' }
+  | { do: 'admit'; of?: 'incoming' }
+  | { do: 'create'; of?: 'incoming' }
+  | { do: 'start'; of?: 'incoming' }
   | { do: 'limit' }
   | { do: 'unpause' }
   | { do: 'pause' }
   | { do: 'stop' }
-  | { do: 'connect' }
-  | { do: 'configure' }
-  | { do: 'settle' }
+  | { do: 'connect'; of?: 'incoming' }
+  | { do: 'configure'; of?: 'incoming' }
+  | { do: 'hand_over' }
+  | { do: 'watch'; ms: number }
+  | { do: 'promote'; why: string; graceMs: number }
+  | { do: 'undo'; why: string; failed: boolean; graceMs: number }
+  | { do: 'settle'; againInMs?: number }
   | { do: 'rest' }
   | { do: 'end'; why: string; failed: boolean; graceMs: number }
   | { do: 'remove_volume' };
-
-/** How long an instance may run without a link before it is given up. */
-export const CONNECT_TIMEOUT_MS = 60_000;
 
 /** How long a replaced instance has to finish what it does. */
 const REPLACE_GRACE_MS = 10_000;
 
 /** What to do next about one deployment: pure, so that every case is a row of a test's table. */
 export function plan(situation: Situation): Step {
-  const { desired, instance, observed } = situation;
+  const { desired, instance, observed, incoming } = situation;
+  if (incoming) return planReplacement(situation, incoming);
   if (desired === 'deleted') return instance ? { do: 'end', why: 'deleted', failed: false, graceMs: 0 } : { do: 'remove_volume' };
   if (desired === 'asleep' && !situation.filesAwake) {
     return instance ? { do: 'end', why: 'asleep', failed: false, graceMs: REPLACE_GRACE_MS } : { do: 'rest' };
@@ -66,13 +80,23 @@ export function plan(situation: Situation): Step {
   if (observed.state === 'exited' && !instance.isStopped) {
     return { do: 'end', why: whyItEnded(observed), failed: true, graceMs: 0 };
   }
-  if (instance.specHash !== situation.specHash) {
-    return { do: 'end', why: 'replaced: what its container is made of changed', failed: false, graceMs: REPLACE_GRACE_MS };
-  }
+  const isOther = instance.specHash !== situation.specHash || instance.limits === refusedLimits(situation.limits);
+  if (isOther) return planOther(situation, instance, observed);
   if (instance.limits !== situation.limits) return { do: 'limit' };
   if (observed.state === 'created' || observed.state === 'exited') return { do: 'start' };
   if (observed.state === 'paused') return { do: 'unpause' };
   return planRunning(situation, instance);
+}
+
+/** Another container is needed. One that serves goes on until that is ready; what may fail at it is the new one's. */
+function planOther(situation: Situation, instance: InstanceSituation, observed: Observed): Step {
+  const serves = observed.state === 'running' && instance.appliedVersion > 0;
+  if (!situation.isRollable || !serves || situation.desired !== 'running') {
+    return { do: 'end', why: 'replaced: what its container is made of changed', failed: false, graceMs: REPLACE_GRACE_MS };
+  }
+  const step = planRunning(situation, instance);
+  if (step.do !== 'settle') return step;
+  return situation.rollWaitMs > 0 ? { do: 'settle', againInMs: situation.rollWaitMs } : { do: 'admit', of: 'incoming' };
 }
 
 /** Towards sleep. What ended by itself meanwhile is looked into when it wakes. */
@@ -100,12 +124,4 @@ function planRunning(situation: Situation, instance: NonNullable<Situation['inst
   }
   if (instance.appliedVersion < situation.configVersion) return { do: 'configure' };
   return { do: 'settle' };
-}
-
-/** The end of an instance in plain words, from what the engine saw. */
-export function whyItEnded(observed: Observed): string {
-  if (observed.error) return `the container could not run: ${observed.error}`;
-  if (observed.oomKilled && observed.exitCode === 137) return 'the container ran out of memory and was killed';
-  if (observed.exitCode === 137) return 'the container was killed (exit code 137)';
-  return `the container ended with exit code ${observed.exitCode ?? 'unknown'}`;
 }

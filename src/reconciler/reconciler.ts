@@ -2,20 +2,22 @@ import { LeaseLost, type Lease, type Leased } from '../domains/deployments/work.
 import type { Bus } from '../events/bus.js';
 import { backoffMs } from '../lib/backoff.js';
 import { type Clock, systemClock } from '../lib/clock.js';
-import { AppError, messageOf } from '../lib/errors.js';
+import { AppError, messageOf, NotSent } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
 import { Loop } from '../lib/loop.js';
 import { Apply, type Hands, type Next, STEADY_MS } from './apply.js';
 import { Sweep } from './observe.js';
-import { plan, type Step } from './plan.js';
+import { plan, type Situation, type Step } from './plan.js';
 import { Progress } from './progress.js';
-import { limitsOf, limitsText, specHashOf } from './spec.js';
+import { limitsOf, limitsText, specHashOf, wishOf } from './spec.js';
 import { Unlinked } from './unlinked.js';
 
 export interface ReconcilerOptions extends Hands {
   bus: Bus;
   log: Log;
   orphanGraceMs: number;
+  /** How long one that took another's place must have run before the other is let go. */
+  probationMs: number;
   clock?: Clock;
   /** Deployments worked on at once by this process. */
   concurrency?: number;
@@ -38,6 +40,7 @@ const STEPS_AT_MOST = 40;
 const UNAVAILABLE = 'engine or gateway unavailable';
 const BACKOFF = { firstMs: 500, maxMs: 60_000 };
 const RENEW_EVERY_MS = 3_000;
+const LINK_AGAIN_MS = 250;
 const AT_ONCE: End = { dueInMs: 0, failed: false };
 
 /**
@@ -146,18 +149,29 @@ export class Reconciler {
       rest: deployment.rest,
       specHash: specHashOf(leased, this.#options.image),
       limits: limitsText(limitsOf(deployment)),
+      isRollable: deployment.user_id !== null,
+      rollWaitMs: deployment.roll_failed === wishOf(leased, this.#options.image) ? (deployment.roll_ms_left ?? 0) : 0,
+      probationMs: this.#options.probationMs,
+      incoming: await this.#lookAtIncoming(leased),
       configVersion: deployment.config_version,
-      instance: instance && {
-        specHash: instance.spec_hash,
-        limits: instance.limits,
-        appliedVersion: instance.applied_version,
-        startedMsAgo: instance.started_ms_ago ?? undefined,
-        runtimeStartedAtMs: instance.runtime_started_at === null ? undefined : Number(instance.runtime_started_at),
-        isStopped: instance.stopped_at !== null,
-      },
+      instance: instance && situationOf(instance),
       observed: observed && instance && observed.instanceId === instance.id ? observed : undefined,
       ...this.#lookAtLink(instance?.id),
     });
+  }
+
+  async #lookAtIncoming({ incoming, agents }: Leased): Promise<Situation['incoming']> {
+    if (!incoming) return undefined;
+    const observed = await this.#options.runtime.inspect(incoming.name);
+    const handed = agents.filter((agent) => agent.served_by === incoming.id).length;
+    return {
+      ...situationOf(incoming),
+      observed: observed?.instanceId === incoming.id ? observed : undefined,
+      ...this.#lookAtLink(incoming.id),
+      handed,
+      left: agents.length - handed,
+      handedMsAgo: incoming.handed_ms_ago ?? 0,
+    };
   }
 
   #lookAtLink(instanceId: string | undefined): { linkUp: boolean; unlinkedMs: number } {
@@ -167,9 +181,12 @@ export class Reconciler {
   }
 
   async #take(step: Step, lease: Lease, leased: Leased, progress: Progress): Promise<'again' | Known | End> {
+    if ('of' in step && step.of === 'incoming' && step.do !== 'admit') return this.#takeIncoming(step, lease, leased, progress);
     if (step.do !== 'end') {
       const next = await this.#apply.step(step, lease, leased, progress, this.#stop.signal);
-      return next !== 'again' && 'lookAgainInMs' in next ? { dueInMs: next.lookAgainInMs, failed: false } : next;
+      if (next !== 'again' && 'lookAgainInMs' in next) return { dueInMs: next.lookAgainInMs, failed: false };
+      // What is known is of the incoming one; it is the current one that is looked at first.
+      return step.do === 'admit' && step.of === 'incoming' ? 'again' : next;
     }
     if (leased.deployment.desired === 'running' && leased.deployment.rest === null && !step.failed) {
       // Ending takes as long as its turns have to finish: the status says so from the beginning.
@@ -181,6 +198,27 @@ export class Reconciler {
     return this.#failed(lease, leased, progress, step.why);
   }
 
+  /** A step of the instance that is to take the other's place: if it cannot be taken, it is that one that goes. */
+  async #takeIncoming(
+    step: Exclude<Step, { do: 'end' }>,
+    lease: Lease,
+    leased: Leased,
+    progress: Progress,
+  ): Promise<'again' | End> {
+    try {
+      const next = await this.#apply.step(step, lease, { ...leased, instance: leased.incoming }, progress, this.#stop.signal);
+      return next !== 'again' && 'lookAgainInMs' in next ? { dueInMs: next.lookAgainInMs, failed: false } : 'again';
+    } catch (error) {
+      if (error instanceof LeaseLost || this.#stop.signal.aborted) throw error;
+      // Its link went a moment ago: the next look tells whether it comes back or the instance is gone.
+      if (error instanceof NotSent) return { dueInMs: LINK_AGAIN_MS, failed: false };
+      const why = `the new instance was given up: ${reasonOf(error)}`;
+      this.#options.log.warn({ deployment: lease.deploymentId, err: error }, why);
+      await this.#apply.step({ do: 'undo', why, failed: true, graceMs: 0 }, lease, leased, progress, this.#stop.signal);
+      return 'again';
+    }
+  }
+
   /** Counts a failure, says why in plain words, and answers the pause before the next attempt. */
   async #failed(lease: Lease, leased: Leased, progress: Progress, reason: string, cause?: unknown): Promise<End> {
     // A long life forgives what was before it, but not that it fails again and again now.
@@ -190,6 +228,11 @@ export class Reconciler {
     // What was ready and failed is back at the beginning.
     const stage = progress.stage === 'ready' ? 'queued' : (progress.stage ?? 'queued');
     const state = leased.deployment.desired === 'deleted' ? 'deleting' : 'failing';
+    // While one is replaced that serves, nothing fails that anybody needs.
+    if (leased.incoming && leased.instance && this.#lookAtLink(leased.instance.id).linkUp) {
+      await this.#options.work.enter(lease, { state: 'ready', stage: 'ready', stages: progress.close(), reason, attempts });
+      return { dueInMs: backoffMs(attempts, BACKOFF), failed: true };
+    }
     // The same failure again is no news: one event a reason, however often it is tried.
     const event = leased.deployment.reason === reason ? undefined : 'deployment.failed';
     await this.#options.work.enter(lease, { state, stage, stages: progress.close(), reason, attempts }, event);
@@ -218,6 +261,17 @@ export class Reconciler {
       }
     }
   }
+}
+
+function situationOf(instance: NonNullable<Leased['instance']>): NonNullable<Situation['instance']> {
+  return {
+    specHash: instance.spec_hash,
+    limits: instance.limits,
+    appliedVersion: instance.applied_version,
+    startedMsAgo: instance.started_ms_ago ?? undefined,
+    runtimeStartedAtMs: instance.runtime_started_at === null ? undefined : Number(instance.runtime_started_at),
+    isStopped: instance.stopped_at !== null,
+  };
 }
 
 /** The reason shown to the tenant: our own words where the error is ours, none of the inside where it is not. */

@@ -21,6 +21,11 @@ export function specHashOf({ deployment }: Leased, image: string): string {
   return createHash('sha256').update(JSON.stringify(wish)).digest('hex').slice(0, 16);
 }
 
+/** What a replacement is to bring, so that the same one that failed before is told from another. */
+export function wishOf(leased: Leased, image: string): string {
+  return `${specHashOf(leased, image)}, ${limitsText(limitsOf(leased.deployment))}`;
+}
+
 /** The full wish for the live instance. */
 export function specFor(
   { deployment, instance }: Leased,
@@ -51,6 +56,11 @@ export function limitsOf(deployment: Leased['deployment']): Limits {
     cpuMillis: atMost(limits?.cpu_millis, deployment.cpu_millis),
     pids: atMost(limits?.pids, deployment.pids),
   };
+}
+
+/** What the row says where the engine cannot give it those limits as it is. */
+export function refusedLimits(limits: string): string {
+  return `not ${limits}`;
 }
 
 /** The limits as the instance's row keeps them, to tell whether it has the wished ones. */

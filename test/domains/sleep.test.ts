@@ -32,6 +32,7 @@ describe.each(databaseKinds)('an agent that is stopped (%s)', (database) => {
     }
     expect((await app.post('/api/v1/agents/solo/start', user.key, undefined)).status).toBe(202);
     expect(await chat(user.key, 'solo')).toMatchObject({ status: 200 });
+    await app.ready(user);
     expect((await app.get('/api/v1/agents/solo', user.key)).json).toMatchObject({ status: 'ready' });
   });
 

@@ -1,5 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import { CONNECT_TIMEOUT_MS, plan, type Situation, whyItEnded } from '../../src/reconciler/plan.js';
+import { CONNECT_TIMEOUT_MS, whyItEnded } from '../../src/reconciler/endings.js';
+import { type Incoming, INCOMING_LINK_MS } from '../../src/reconciler/plan-replacement.js';
+import { plan, type Situation } from '../../src/reconciler/plan.js';
 import type { Observed } from '../../src/runtime/runtime.js';
 
 const observed = (more: Partial<Observed> = {}): Observed => ({
@@ -23,6 +25,9 @@ const settled: Situation = {
   observed: observed({ startedAt: 500 }),
   linkUp: true,
   unlinkedMs: 0,
+  isRollable: false,
+  rollWaitMs: 0,
+  probationMs: 10_000,
 };
 const instance = (more: object) => ({
   specHash: 'a',
@@ -134,5 +139,55 @@ describe('the plan', () => {
     expect(whyItEnded(observed({ state: 'exited', exitCode: 0, oomKilled: true }))).toBe('the container ended with exit code 0');
     expect(whyItEnded(observed({ state: 'exited', exitCode: 137 }))).toContain('killed');
     expect(whyItEnded(observed({ state: 'exited', error: 'exec format error' }))).toContain('exec format error');
+  });
+});
+
+describe('the plan of a replacement', () => {
+  const incoming: Incoming = {
+    ...instance({ specHash: 'b' }),
+    observed: observed({ startedAt: 500 }),
+    linkUp: true,
+    unlinkedMs: 0,
+    handed: 1,
+    left: 0,
+    handedMsAgo: 60_000,
+  };
+  const rolling: Situation = { ...settled, specHash: 'b', isRollable: true, incoming };
+  const fresh = { startedMsAgo: undefined, appliedVersion: 0, handed: 0, left: 1, linkUp: false };
+  test.each<[string, Partial<Situation>, Partial<Incoming> | undefined, object]>([
+    ['one that serves is replaced by another beside it', {}, undefined, { do: 'admit', of: 'incoming' }],
+    [
+      'limits that the engine refused are reason enough',
+      { specHash: 'a', instance: instance({ limits: 'not few' }) },
+      undefined,
+      { do: 'admit', of: 'incoming' },
+    ],
+    ['not while the last attempt is too near', { rollWaitMs: 500 }, undefined, { do: 'settle', againInMs: 500 }],
+    ['one that serves nobody yet is ended first', { instance: instance({ appliedVersion: 0 }) }, undefined, { do: 'end' }],
+    ['one whose link is down is waited for, since it may run turns', { linkUp: false }, undefined, { do: 'connect' }],
+    ['made', {}, { ...fresh, observed: undefined }, { do: 'create', of: 'incoming' }],
+    ['started', {}, { ...fresh, observed: observed({ state: 'created' }) }, { do: 'start', of: 'incoming' }],
+    ['waited for', {}, { ...fresh, startedMsAgo: 5 }, { do: 'connect', of: 'incoming' }],
+    ['told', {}, { appliedVersion: 0, handed: 0, left: 1 }, { do: 'configure', of: 'incoming' }],
+    ['the old one is told of changes first', { configVersion: 4 }, { handed: 0, left: 1 }, { do: 'configure' }],
+    ['takes over', {}, { handed: 0, left: 1 }, { do: 'hand_over' }],
+    ['is watched for a while', {}, { handedMsAgo: 4_000 }, { do: 'watch', ms: 6_000 }],
+    ['takes the place', {}, {}, { do: 'promote', graceMs: 10_000 }],
+    ['never starts: undone', {}, { observed: observed({ state: 'exited', exitCode: 1 }) }, { do: 'undo', failed: true }],
+    ['removed from outside: undone', {}, { observed: undefined }, { do: 'undo', failed: true }],
+    ['no link in time: undone', {}, { linkUp: false, unlinkedMs: INCOMING_LINK_MS }, { do: 'undo', failed: true }],
+    [
+      'the old one dies: the new one takes its place at once',
+      { observed: observed({ state: 'exited' }) },
+      fresh,
+      { do: 'promote', graceMs: 0 },
+    ],
+    ['the old one was removed: the same', { observed: undefined }, { handed: 0, left: 1 }, { do: 'promote' }],
+    ['no more wished: undone', { specHash: 'a' }, { handed: 0, left: 1 }, { do: 'undo', failed: false }],
+    ['no more wished, but it serves already: goes on', { specHash: 'c' }, { handed: 1, left: 1 }, { do: 'hand_over' }],
+    ['to be deleted: undone, then the old one ends', { desired: 'deleted' }, {}, { do: 'undo', failed: false }],
+    ['to rest: undone', { rest: 'paused' }, {}, { do: 'undo', failed: false }],
+  ])('%s', (_, change, more, step) => {
+    expect(plan({ ...rolling, incoming: more && { ...incoming, ...more }, ...change })).toMatchObject(step);
   });
 });

@@ -204,6 +204,7 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
     DATA_DIR: dataDir,
     READY_TIMEOUT_MS: '30000',
     POOL_SIZE: '0',
+    REPLACE_PROBATION_MS: '300',
     ORPHAN_GRACE_MS: '0',
     AGENT_IMAGE: 'berth-agent:latest',
     // Nobody's: no test asks a registry of the internet.

@@ -83,6 +83,11 @@ export class FakeGateways {
       const config = JSON.parse(text);
       this.configs.set(spec.instanceId, config);
       response.end(JSON.stringify({ version: config.version, agents: config.agents.map((agent: Agent) => agent.id) }));
+    } else if (path === 'GET /berth/v1/release') {
+      response.end(JSON.stringify({ released: [] }));
+    } else if (path === 'POST /berth/v1/release') {
+      // Its turns are over at once, so that none is ever in the way.
+      response.end(JSON.stringify({ released: (JSON.parse(text) as { agents: string[] }).agents }));
     } else if (path === 'GET /v1/models') {
       const agents = this.configs.get(spec.instanceId)?.agents ?? [];
       response.end(

@@ -9,11 +9,14 @@ type Db = Kysely<Schema>;
 /** An agent with how its deployment stands. */
 export type AgentRow = Selectable<AgentsTable> & { deployment_state: DeploymentState; applied_version: number | null };
 
+/** Whether a live instance is the one that serves the agent: the current one of its deployment, until it is handed over. */
+const SERVES = sql<boolean>`i.ended_at is null and (i.id = a.served_by or (a.served_by is null and i.role = 'current'))`;
+
 function agentsOf(db: Db, userId: string) {
   return db
     .selectFrom('agents as a')
     .innerJoin('deployments as d', 'd.id', 'a.deployment_id')
-    .leftJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null))
+    .leftJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on(SERVES))
     .selectAll('a')
     .select(['d.state as deployment_state', 'i.applied_version'])
     .where('a.user_id', '=', userId);
@@ -140,7 +143,7 @@ export async function findRoute(db: Db, userId: string, agent: string) {
   return db
     .selectFrom('agents as a')
     .innerJoin('deployments as d', 'd.id', 'a.deployment_id')
-    .leftJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null))
+    .leftJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on(SERVES))
     .select([
       'a.id',
       'a.name',

@@ -21,6 +21,8 @@ export interface AgentsTable {
   moving_from: string | null;
   /** Until then a process works on the move. */
   moving_until: Date | null;
+  /** The incoming instance that has taken it over; null: the deployment's current one serves it. */
+  served_by: Generated<string | null>;
   /** The deployment's config version that first holds the agent as it is now. */
   config_version: number;
   version: Generated<number>;

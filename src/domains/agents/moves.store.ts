@@ -44,6 +44,7 @@ export async function liveInstances(db: Db, userId: string, deploymentIds: strin
     .where('user_id', '=', userId)
     .where('deployment_id', 'in', deploymentIds)
     .where('ended_at', 'is', null)
+    .where('role', '=', 'current')
     .where('applied_version', '>', 0)
     .execute();
   return new Map(rows.map((row) => [row.deployment_id, row.id]));

@@ -12,6 +12,7 @@ const CODES = new Map<string, ErrorCode>([
   ['unavailable', 'unavailable'],
   ['unreachable', 'unavailable'],
   ['stopping', 'unavailable'],
+  ['moved', 'unavailable'],
   ['removed', 'not_found'],
 ]);
 const RETRY_AFTER_S = 5;

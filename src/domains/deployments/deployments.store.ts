@@ -281,7 +281,9 @@ export async function retireAll(db: Db, userId: string): Promise<string[]> {
 export async function readStatus(db: Db, userId: string) {
   return db
     .selectFrom('deployments as d')
-    .leftJoin('instances as i', (join) => join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null))
+    .leftJoin('instances as i', (join) =>
+      join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null).on('i.role', '=', 'current'),
+    )
     .select([
       'd.id',
       'd.kind',

@@ -65,6 +65,12 @@ export interface DeploymentsTable {
   rest: 'paused' | 'stopped' | null;
   /** When its next stage of rest begins unless it is used before. */
   idle_at: Date | null;
+  /** Replacements that failed since the last one that did not, or since another one was wished. */
+  roll_attempts: Generated<number>;
+  /** Until then no other is tried. */
+  roll_after: Generated<Date | null>;
+  /** What it was to be made of. */
+  roll_failed: Generated<string | null>;
   lease_owner: string | null;
   lease_until: Date | null;
   /** Rises with every lease: a write carries the epoch it was claimed under, so a process that lost its lease changes nothing. */
@@ -78,6 +84,11 @@ export interface InstancesTable {
   deployment_id: string;
   user_id: string | null;
   generation: number;
+  /** `incoming`: it is to take the place of the current one, and takes over agent after agent (`agents.served_by`). */
+  role: Generated<'current' | 'incoming'>;
+  /** Since when agents are handed over to it, and when the last one was. */
+  handing_at: Generated<Date | null>;
+  handed_at: Generated<Date | null>;
   /** The runtime's name of it: deterministic per deployment and generation. */
   name: string;
   spec_hash: string;

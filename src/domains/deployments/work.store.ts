@@ -1,7 +1,7 @@
-import { type Kysely, sql } from 'kysely';
+import { type Kysely, type RawBuilder, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import { IDLE_AT } from './deployments.store.js';
-import type { DeploymentDesire, DeploymentState, Stage, StageTiming } from './deployments.table.js';
+import type { DeploymentDesire, DeploymentState, InstancesTable, Stage, StageTiming } from './deployments.table.js';
 
 type Db = Kysely<Schema>;
 
@@ -68,19 +68,38 @@ export async function readLeasedAcrossTenants(db: Db, lease: Lease) {
     .selectAll('d')
     .select(['t.memory_mib', 't.cpu_millis', 't.pids'])
     .select(sql<number | null>`(extract(epoch from (files_until - now())) * 1000)::float8`.as('files_ms_left'))
+    .select(sql<number | null>`(extract(epoch from (roll_after - now())) * 1000)::float8`.as('roll_ms_left'))
     .where('d.id', '=', lease.deploymentId)
     .where('d.lease_owner', '=', lease.owner)
     .where('d.lease_epoch', '=', lease.epoch)
     .executeTakeFirst();
   if (!deployment) return undefined;
-  const instance = await db
+  const live = await db
     .selectFrom('instances')
     .selectAll()
-    .select(sql<number | null>`(extract(epoch from (now() - started_at)) * 1000)::float8`.as('started_ms_ago'))
+    .select([msSince('started_at').as('started_ms_ago'), msSince('handing_at').as('handing_ms_ago')])
+    .select(msSince(sql`coalesce(handed_at, started_at)`).as('handed_ms_ago'))
     .where('deployment_id', '=', lease.deploymentId)
     .where('ended_at', 'is', null)
-    .executeTakeFirst();
-  return { deployment, instance };
+    .execute();
+  const instance = live.find((one) => one.role === 'current');
+  const incoming = live.find((one) => one.role === 'incoming');
+  return { deployment, instance, current: instance, incoming, agents: incoming ? await readAgents(db, lease) : [] };
+}
+
+/** The agents whose files are in the deployment, with the incoming instance that has taken them over. */
+async function readAgents(db: Db, { deploymentId }: Lease) {
+  return db
+    .selectFrom('agents')
+    .select(['id', 'name', 'served_by'])
+    .where(({ or, and, eb }) =>
+      or([and([eb('deployment_id', '=', deploymentId), eb('moving_from', 'is', null)]), eb('moving_from', '=', deploymentId)]),
+    )
+    .execute();
+}
+
+function msSince(time: string | RawBuilder<unknown>) {
+  return sql<number | null>`(extract(epoch from (now() - ${typeof time === 'string' ? sql.ref(time) : time})) * 1000)::float8`;
 }
 
 /** Columns of a deployment that the reconciler writes. */
@@ -91,14 +110,22 @@ export interface DeploymentChange {
   reason?: string | null;
   attempts?: number;
   generation?: number;
+  roll_attempts?: number;
+  roll_failed?: string | null;
+  /** From now on; null: not at all. */
+  roll_wait_ms?: number | null;
 }
 
 /** Sets columns of a leased deployment; answers whether the lease still held. One that is to go keeps saying so, whatever a pass found before. */
 export async function updateLeasedAcrossTenants(db: Db, lease: Lease, change: DeploymentChange): Promise<boolean> {
-  return (await leasedUpdate(db, lease, change).executeTakeFirst()) !== undefined;
+  return (await leasedUpdateAcrossTenants(db, lease, change).executeTakeFirst()) !== undefined;
 }
 
-function leasedUpdate(db: Pick<Db, 'updateTable'>, lease: Lease, { stages, state, ...rest }: DeploymentChange) {
+export function leasedUpdateAcrossTenants(
+  db: Pick<Db, 'updateTable'>,
+  lease: Lease,
+  { stages, state, roll_wait_ms: rollWaitMs, ...rest }: DeploymentChange,
+) {
   const said = state && sql<DeploymentState>`case when desired = 'deleted' then 'deleting' else ${state} end`;
   return db
     .updateTable('deployments')
@@ -107,6 +134,7 @@ function leasedUpdate(db: Pick<Db, 'updateTable'>, lease: Lease, { stages, state
       ...(said ? { state: said } : {}),
       // One that gets ready begins its idle time, unless a use has.
       ...(state === 'ready' ? { idle_at: sql<Date | null>`coalesce(idle_at, ${IDLE_AT})` } : {}),
+      ...(rollWaitMs === undefined ? {} : { roll_after: rollWaitMs === null ? null : inSeconds(rollWaitMs / 1000) }),
       ...(stages ? { stages: JSON.stringify(stages) } : {}),
       updated_at: sql<Date>`now()`,
     })
@@ -142,11 +170,14 @@ export async function admitInstanceAcrossTenants(
   db: Db,
   lease: Lease,
   change: DeploymentChange,
-  row: { id: string; generation: number; name: string; spec_hash: string; limits: string; token_digest: string },
+  row: Pick<InstancesTable, 'id' | 'generation' | 'name' | 'spec_hash' | 'token_digest'> & {
+    limits: string;
+    role: 'current' | 'incoming';
+  },
 ): Promise<boolean> {
   const columns = Object.keys(row) as (keyof typeof row)[];
   const made = await db
-    .with('held', (qb) => leasedUpdate(qb, lease, change).returning('user_id'))
+    .with('held', (qb) => leasedUpdateAcrossTenants(qb, lease, change).returning('user_id'))
     .insertInto('instances')
     .columns(['deployment_id', 'user_id', ...columns])
     .expression((eb) =>
@@ -174,7 +205,7 @@ export async function updateInstanceAcrossTenants(
 ): Promise<boolean> {
   const { started, stopped, ended, ...rest } = values;
   const held = await db
-    .with('held', (qb) => leasedUpdate(qb, lease, {}))
+    .with('held', (qb) => leasedUpdateAcrossTenants(qb, lease, {}))
     .with('changed', (qb) =>
       qb
         .updateTable('instances')

@@ -92,19 +92,28 @@ export class DeploymentWork {
     this.#bus.publish('deployment', lease.deploymentId);
   }
 
-  /** Adds the one live instance of the deployment, a generation further. */
+  /** Adds the live instance of that role, a generation further. */
   async admit(
     lease: store.Lease,
-    instance: { id: string; generation: number; name: string; specHash: string; limits: string; tokenDigest: string },
+    instance: {
+      id: string;
+      generation: number;
+      name: string;
+      specHash: string;
+      limits: string;
+      tokenDigest: string;
+      role: 'current' | 'incoming';
+    },
     progress: { stage: Stage; stages: StageTiming[] },
   ): Promise<void> {
-    const { id, generation, name, limits, specHash: spec_hash, tokenDigest: token_digest } = instance;
+    const { id, generation, name, limits, role, specHash: spec_hash, tokenDigest: token_digest } = instance;
     const change = { generation, state: 'deploying' as const, ...progress };
     const held = await store.admitInstanceAcrossTenants(this.#db, lease, change, {
       id,
       generation,
       name,
       limits,
+      role,
       spec_hash,
       token_digest,
     });
