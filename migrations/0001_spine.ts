@@ -158,7 +158,7 @@ const STATEMENTS = [
     ended_at timestamptz
   )`,
   `create index turns_by_conversation on turns (conversation_id, id)`,
-  `create index turns_by_agent on turns (agent_id)`,
+  `create index turns_by_agent on turns (agent_id, created_at)`,
   // For the deletion of a user alone, which would read every tenant's turns.
   `create index turns_by_user on turns (user_id)`,
   `create index turns_running on turns (created_at) where status = 'running'`,

@@ -12,6 +12,8 @@ import type { Configs } from './domains/configs/configs.js';
 import { configsRoutes } from './domains/configs/configs.routes.js';
 import type { Deployments } from './domains/deployments/deployments.js';
 import { deploymentsRoutes } from './domains/deployments/deployments.routes.js';
+import type { Explain } from './domains/explain/explain.js';
+import { explainRoutes } from './domains/explain/explain.routes.js';
 import type { Files } from './domains/files/files.js';
 import { filesRoutes } from './domains/files/files.routes.js';
 import type { Health } from './domains/health/health.js';
@@ -55,6 +57,7 @@ export interface ApiParts {
   configs: Configs;
   context: Context;
   deployments: Deployments;
+  explain: Explain;
   files: Files;
   health: Health;
   installs: SkillInstalls;
@@ -92,6 +95,7 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, deploymentsRoutes({ deployments, nameOf: (userId) => users.nameOf(userId) }));
   app.route(BASE, configsRoutes(parts.configs));
   app.route(BASE, trafficRoutes(parts.traffic));
+  app.route(BASE, explainRoutes(parts.explain));
   app.route(BASE, filesRoutes(files));
   app.route(BASE, chatRoutes(chat, parts.stream));
   app.route(BASE, contextRoutes(parts.context));

@@ -18,6 +18,7 @@ import { TokenCounter } from './domains/context/token-counter.js';
 import { Configs } from './domains/configs/configs.js';
 import { fillPoolJob, restJob, type RestJobOptions } from './domains/deployments/deployments.jobs.js';
 import { Deployments } from './domains/deployments/deployments.js';
+import { Explain } from './domains/explain/explain.js';
 import { Pool } from './domains/deployments/pool.js';
 import { Replacements } from './domains/deployments/replacement.js';
 import { DeploymentWork } from './domains/deployments/work.js';
@@ -208,6 +209,7 @@ export function createApp(options: AppOptions): App {
   const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers });
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
   const logs = new Logs({ db, bus, runtime, secrets: userSecrets });
+  const explain = new Explain({ db, runtime, logs, checkModel, reaches: (instanceId) => gateway.reaches(instanceId) });
   const health = new Health({ db, runtime });
   const metrics = new HttpMetrics(undefined, { process: true });
 
@@ -231,6 +233,7 @@ export function createApp(options: AppOptions): App {
     context,
     configs,
     deployments,
+    explain,
     files,
     health,
     heartbeats,

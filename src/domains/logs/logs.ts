@@ -31,6 +31,9 @@ interface Shown {
 }
 
 const READ_TIMEOUT_MS = 10_000;
+/** For whoever wants no more than the last few, and has others to ask too. */
+const LAST_TIMEOUT_MS = 2_000;
+const LAST_LOOKED_AT = 200;
 
 export interface LogsOptions {
   db: Kysely<Schema>;
@@ -59,6 +62,35 @@ export class Logs {
     const agent = await this.#agent(userId, wish.agent);
     const hide = await this.#secrets.redactorFor(userId);
     return (await this.#read(await this.#sources(userId, wish.agent), wish, { agent, hide }, signal)).lines;
+  }
+
+  /** The last lines of one instance that are the agent's or nobody's; none where the engine does not give them in time. */
+  async lastOf(
+    userId: string,
+    of: { deploymentId: string; agent: string; instance: string | null },
+    lines: number,
+    signal: AbortSignal,
+  ): Promise<LogLine[]> {
+    if (of.instance === null) return [];
+    const hide = await this.#secrets.redactorFor(userId);
+    const last = new LastLines(lines);
+    const options = { follow: false, tail: LAST_LOOKED_AT };
+    try {
+      await withDeadline(
+        'reading the logs',
+        LAST_TIMEOUT_MS,
+        async (cut) => {
+          for await (const raw of this.#runtime.logs(of.instance ?? '', options, cut)) {
+            const line = lineOf(raw, of.deploymentId, hide);
+            if (line.agent === null || line.agent === of.agent) last.add(line);
+          }
+        },
+        signal,
+      );
+    } catch {
+      signal.throwIfAborted();
+    }
+    return last.lines;
   }
 
   /**
