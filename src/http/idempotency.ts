@@ -14,7 +14,9 @@ const KEPT_HEADERS = ['content-type', 'location', 'etag', 'content-disposition']
 export interface IdempotencyEntry {
   /** The credential: two keys of one user do not share. */
   caller: string;
+  /** Whom the request concerns; null where only its answer will say, or nobody. */
   userId: string | null;
+  /** With the user that an admin key acts for: a path may name none, and a name may be another user's tomorrow. */
   route: string;
   keyDigest: string;
   bodyDigest: string;
@@ -36,8 +38,8 @@ export interface IdempotencyStore {
   begin(entry: IdempotencyEntry): Promise<Begun>;
   /** Makes the claim last another minute. */
   renew(entry: IdempotencyEntry): Promise<void>;
-  /** Keeps the answer; undefined = it was carried out, but its answer is too large to keep. */
-  finish(entry: IdempotencyEntry, answer: KeptAnswer | undefined): Promise<void>;
+  /** Keeps the answer, as long as its user is there; undefined = it was carried out, but its answer is too large to keep. */
+  finish(entry: IdempotencyEntry, answer: KeptAnswer | undefined, userId?: string): Promise<void>;
   /** Forgets the entry: the request has done nothing that may not be done again. */
   abandon(entry: IdempotencyEntry): Promise<void>;
 }
@@ -69,12 +71,13 @@ function entryOf(c: Context<Env>, caller: Caller, body: Buffer | undefined): Ide
     });
   }
   const { url } = c.req;
+  const { path, tenantId } = c.env.berth;
   const query = url.includes('?') ? url.slice(url.indexOf('?')) : '';
   const digest = createHash('sha256').update(`${headerOf(c, 'content-type') ?? ''}\n${query}\n`);
   return {
     caller: actorOf(caller),
-    userId: caller.kind === 'admin' ? null : caller.userId,
-    route: `POST ${c.env.berth.path}`,
+    userId: caller.kind === 'admin' ? (tenantId ?? null) : caller.userId,
+    route: caller.kind === 'admin' && tenantId !== undefined ? `POST ${path} of ${tenantId}` : `POST ${path}`,
     keyDigest: createHash('sha256').update(key).digest('hex'),
     bodyDigest: digest.update(body ?? '').digest('hex'),
     attempt: randomUUID(),
@@ -97,10 +100,10 @@ function replay(begun: Exclude<Begun, 'new'>): Response {
 /** Keeps what was carried out. Refused requests (400, 408, 429) and failures (5xx) may be tried again with the same key. */
 async function settle(c: Context<Env>, store: IdempotencyStore, entry: IdempotencyEntry, copy: Copy): Promise<void> {
   try {
-    const { streamed } = c.env.berth;
-    if (streamed && copy.completed) return await store.finish(entry, copy.answer(streamed.status, streamed.headers));
+    const { streamed, tenantId } = c.env.berth;
+    if (streamed && copy.completed) return await store.finish(entry, copy.answer(streamed.status, streamed.headers), tenantId);
     if (streamed || [400, 408, 429].includes(c.res.status) || c.res.status >= 500) return await store.abandon(entry);
-    await store.finish(entry, await answerIn(c, copy));
+    await store.finish(entry, await answerIn(c, copy), tenantId);
   } catch (error) {
     warn(c, 'settle', error);
   }

@@ -202,6 +202,11 @@ export function tenantOf(c: Context<Env>): string {
   return tenantId;
 }
 
+/** Says whom the request concerns where its path does not: what is kept of it goes with that user. */
+export function concerns(c: Context<Env>, userId: string): void {
+  c.env.berth.tenantId ??= userId;
+}
+
 export function requestIdOf(c: Context<Env>): string {
   return c.env.berth.requestId;
 }

@@ -273,6 +273,27 @@ describe.each(databaseKinds)('users, tiers, keys and agents on %s', (database) =
     });
   });
 
+  test('what an admin key was answered about a user goes with the user', async () => {
+    const made = () => app.post('/api/v1/users', app.adminKey, { name: 'forgotten' }, { 'idempotency-key': 'make' });
+    const { id, api_key: key } = (await made()).json;
+    expect((await made()).headers.get('idempotency-replayed')).toBe('true');
+    expect((await app.post(`/api/v1/users/${id}/keys`, app.adminKey, { name: 'k' }, { 'idempotency-key': 'make' })).status).toBe(
+      201,
+    );
+    const agent = { name: 'a' };
+    expect((await app.post(`/api/v1/users/${id}/agents`, app.adminKey, agent, { 'idempotency-key': 'make' })).status).toBe(202);
+    await app.ready({ id, key });
+    const asked = { model: `${id}/a`, messages: [{ role: 'user', content: 'remember me' }] };
+    expect((await app.post('/v1/chat/completions', app.adminKey, asked, { 'idempotency-key': 'make' })).status).toBe(200);
+    const kept = () => app.database.db.selectFrom('idempotency_keys').select('user_id').where('caller', 'like', 'admin:%');
+    expect(await kept().execute()).toEqual(Array(4).fill({ user_id: id }));
+    await app.call('DELETE', `/api/v1/users/${id}`, { key: app.adminKey });
+    await until(async () => (await app.get(`/api/v1/users/${id}`, app.adminKey)).status === 404, 'the user to be gone');
+    expect(await kept().execute()).toEqual([]);
+    const again = await made();
+    expect([again.status, again.headers.get('idempotency-replayed'), again.json.id === id]).toEqual([201, null, false]);
+  });
+
   test('a deleted user leaves nothing: no container, volume, folder or row but a digest', async () => {
     const user = await app.user();
     await app.agent(user, 'a');

@@ -76,6 +76,19 @@ describe('a POST with an Idempotency-Key', () => {
     expect(runs).toBe(1);
   });
 
+  test('of an admin key is another one for each user it acts for', async () => {
+    await start({});
+    const as = async (user: string, path: string) =>
+      toy.post(path, { name: 'a' }, { key: 'admin-key', headers: { 'X-Workspace-ID': user, 'Idempotency-Key': 'k' } });
+    const answers = [await as('ada', '/api/agents'), await as('bob', '/api/agents'), await as('bob', '/api/agents')];
+    expect(await Promise.all(answers.map(async (one) => ((await one.json()) as { user: string }).user))).toEqual([
+      'usr_ada',
+      'usr_bob',
+      'usr_bob',
+    ]);
+    expect(answers.map((one) => one.headers.get('idempotency-replayed'))).toEqual([null, null, 'true']);
+  });
+
   test('with another body is 422', async () => {
     await start({});
     await create('a', 'k');

@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi';
 import { openAiErrorAnswer } from '../../http/errors.js';
 import { json, jsonBody } from '../../http/page.js';
-import { callerOf, createRouter, route } from '../../http/router.js';
+import { callerOf, concerns, createRouter, route } from '../../http/router.js';
 import { type StreamOptions, streamText } from '../../http/sse.js';
 import type { Chat } from './chat.js';
 import { CHAT_BODY_LIMIT_BYTES, CompletionAnswer, CompletionRequest, Model } from './chat.schema.js';
@@ -66,6 +66,7 @@ export function completionsRoutes({
     async (c) => {
       const request = c.req.valid('json');
       const prepared = await completions.prepare(callerOf(c), request);
+      concerns(c, prepared.userId);
       const turn = await chat.begin(prepared, c.req.raw.signal);
       if (request.stream !== true) {
         await turn.finish();

@@ -49,14 +49,17 @@ export async function claim(
 }
 
 export async function findClaimed(db: Db, userId: string | null, row: Omit<Claim, 'attempt'>) {
-  return db
-    .selectFrom('idempotency_keys')
-    .select(['state', 'body_digest', 'status', 'answer'])
-    .where('caller', '=', row.caller)
-    .where('route', '=', row.route)
-    .where('key_digest', '=', row.key_digest)
-    .where('user_id', 'is not distinct from', userId)
-    .executeTakeFirst();
+  return (
+    db
+      .selectFrom('idempotency_keys')
+      .select(['state', 'body_digest', 'status', 'answer'])
+      .where('caller', '=', row.caller)
+      .where('route', '=', row.route)
+      .where('key_digest', '=', row.key_digest)
+      // Of a request that named nobody the answer may have: the row went to the user whom it made.
+      .where((eb) => (userId === null ? eb.lit(true) : eb('user_id', '=', userId)))
+      .executeTakeFirst()
+  );
 }
 
 /** Changes the row if this run still holds it. */
@@ -64,7 +67,7 @@ export async function settle(
   db: Db,
   userId: string | null,
   row: Claim,
-  change: { state: 'done'; status: number; answer: Buffer | null } | { leaseS: number },
+  change: { state: 'done'; status: number; answer: Buffer | null; user_id: string | null } | { leaseS: number },
 ): Promise<void> {
   await db
     .updateTable('idempotency_keys')

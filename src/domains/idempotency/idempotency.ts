@@ -50,12 +50,13 @@ export class Idempotency implements IdempotencyStore {
     await store.settle(this.#db, entry.userId, claimOf(entry), { leaseS: this.#leaseS });
   }
 
-  async finish(entry: IdempotencyEntry, answer: KeptAnswer | undefined): Promise<void> {
+  async finish(entry: IdempotencyEntry, answer: KeptAnswer | undefined, userId = entry.userId): Promise<void> {
     const sealed = answer && this.#vault.sealInstallation(placeOf(entry), pack(answer));
     await store.settle(this.#db, entry.userId, claimOf(entry), {
       state: 'done',
       status: answer?.status ?? 0,
       answer: sealed ?? null,
+      user_id: userId,
     });
   }
 

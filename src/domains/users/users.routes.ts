@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi';
 import { ifMatch } from '../../http/if-match.js';
 import { json, jsonBody, pageAnswer, PageQuery } from '../../http/page.js';
-import { callerOf, createRouter, requestIdOf, route, tenantOf } from '../../http/router.js';
+import { callerOf, concerns, createRouter, requestIdOf, route, tenantOf } from '../../http/router.js';
 import { pageRequest } from '../../lib/page.js';
 import type { Users } from './users.js';
 import { ChangeTier, CreateUser, NewUserAnswer, UserAnswer, UserWithAgents } from './users.schema.js';
@@ -22,7 +22,11 @@ export function usersRoutes(users: Users) {
       request: { body: jsonBody(CreateUser) },
       responses: { 201: json('The user.', NewUserAnswer) },
     }),
-    async (c) => c.json(await users.create(c.req.valid('json'), callerOf(c), requestIdOf(c)), 201),
+    async (c) => {
+      const user = await users.create(c.req.valid('json'), callerOf(c), requestIdOf(c));
+      concerns(c, user.id);
+      return c.json(user, 201);
+    },
   );
 
   router.openapi(
