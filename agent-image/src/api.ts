@@ -6,6 +6,7 @@ import { StreamedCompletion, WholeCompletion, modelErrorBody, type ErrorBody } f
 import { parseConfig, parseRelease } from './config.js';
 import { HttpError, ModelError, TurnStopped, invalid } from './errors.js';
 import type { FileRoutes } from './files/routes.js';
+import type { Leases } from './leases.js';
 import { errorCode, type Log } from './log.js';
 import type { Packages } from './packages/packages.js';
 import type { Roster } from './roster.js';
@@ -19,6 +20,7 @@ export interface ApiOptions {
   running: RunningTurns;
   packages: Packages;
   files: FileRoutes;
+  leases: Leases;
   log: Log;
 }
 
@@ -66,6 +68,7 @@ export class Api {
     this.#routes = new Map<string, Route>([
       ['/healthz', { open: true, methods: { GET: health } }],
       ['/readyz', { open: true, methods: { GET: ready } }],
+      ['/berth/v1/activity', { methods: { GET: (_request, response) => this.#activity(response) } }],
       ['/v1/models', { methods: { GET: (_request, response) => this.#models(response) } }],
       ['/v1/chat/completions', { methods: { POST: (request, response, origin) => this.#chat(request, response, origin) } }],
       [
@@ -135,6 +138,11 @@ export class Api {
     const failing = [...(this.#options.roster.version === undefined ? ['config'] : []), ...(this.#draining ? ['draining'] : [])];
     if (failing.length > 0) sendJson(response, 503, { ready: false, failing });
     else sendJson(response, 200, { ready: true });
+  }
+
+  #activity(response: Response): void {
+    const { roster, running, leases } = this.#options;
+    sendJson(response, 200, { busy_s: leases.busySeconds(roster.ids, running.size) });
   }
 
   #models(response: Response): void {

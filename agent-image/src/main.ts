@@ -8,6 +8,7 @@ import { TurnStopped } from './errors.js';
 import { FileRoutes } from './files/routes.js';
 import { Arrivals } from './files/state.js';
 import { Volume } from './files/volume.js';
+import { Leases } from './leases.js';
 import { Links } from './link.js';
 import { ModelClient } from './llm.js';
 import { Log, errorCode } from './log.js';
@@ -20,6 +21,7 @@ import { LinkServer, listen } from './server.js';
 import { readSettings, tokenPath, type Settings } from './settings.js';
 import { fetchTool } from './tools/fetch.js';
 import { editFileTool, listFilesTool, readFileTool, writeFileTool } from './tools/files.js';
+import { keepAwakeTool } from './tools/keep-awake.js';
 import { commandTool, shellTool } from './tools/shell.js';
 import { Toolbox } from './tools/toolbox.js';
 import { Trash } from './trash.js';
@@ -61,14 +63,15 @@ async function main(settings: Settings): Promise<void> {
   const model = new ModelClient((preferred) => links.sockets(preferred), credentials);
   const egress = new Egress(() => links.sockets(), credentials);
   const proxy = new ForwardProxy(egress, log);
-  const toolbox = toolboxOf(settings, egress, proxy);
+  const leases = new Leases();
+  const toolbox = toolboxOf(settings, egress, proxy, leases);
   const turns = new Turns({ model, conversations, toolbox });
   const files = new FileRoutes({
     volume,
     knows: (agentId) => roster.ids.includes(agentId),
     settled: (agentId) => running.agentSettled(agentId, SETTLE_WITHIN_MS),
   });
-  const api = new Api({ roster, turns, running, packages, files, log });
+  const api = new Api({ roster, turns, running, packages, files, leases, log });
   const linkServer = new LinkServer(api, log);
   const links = new Links({ dir: settings.linkDir, credentials, accept: linkServer.accept, log });
   links.start();
@@ -93,7 +96,7 @@ async function main(settings: Settings): Promise<void> {
   });
 }
 
-function toolboxOf(settings: Settings, egress: Egress, proxy: ForwardProxy): Toolbox {
+function toolboxOf(settings: Settings, egress: Egress, proxy: ForwardProxy, leases: Leases): Toolbox {
   const shell = { proxyPort: () => proxy.port };
   const builtIn = [
     readFileTool,
@@ -102,6 +105,7 @@ function toolboxOf(settings: Settings, egress: Egress, proxy: ForwardProxy): Too
     listFilesTool,
     ...(settings.shell ? [shellTool(shell)] : []),
     ...(settings.fetch ? [fetchTool(egress)] : []),
+    keepAwakeTool(leases),
   ];
   return new Toolbox({ builtIn, command: settings.shell ? (config) => commandTool(config, shell) : undefined });
 }

@@ -124,7 +124,7 @@ describe('with a config', () => {
   test('offers the tools that are not denied', async () => {
     await berth.chat(say('beta', 'hi'));
     const names = berth.modelRequests.at(-1)?.body.tools?.map((tool) => tool.function.name);
-    expect(names).toEqual(['read_file', 'write_file', 'edit_file', 'list_files', 'fetch_url']);
+    expect(names).toEqual(['read_file', 'write_file', 'edit_file', 'list_files', 'fetch_url', 'keep_awake']);
   });
 
   test("passes model settings on, the request's before the agent's", async () => {

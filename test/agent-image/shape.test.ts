@@ -6,7 +6,7 @@ import { demoModel } from './demo-model.js';
 import { agent, say, startFixture, until, type Fixture } from './fixture.js';
 import { digested } from './skill-package.js';
 
-const BUILT_IN = ['read_file', 'write_file', 'edit_file', 'list_files', 'shell', 'fetch_url'];
+const BUILT_IN = ['read_file', 'write_file', 'edit_file', 'list_files', 'shell', 'fetch_url', 'keep_awake'];
 const EMPTY = digested(Buffer.alloc(1024));
 const today = new Date().toISOString().slice(0, 10);
 
@@ -179,7 +179,7 @@ describe('commands of plugins', () => {
       agent('d', { commands, tools: { deny: ['*'] } }),
     );
     await berth.chat(say('a', 'x'));
-    expect(toolNames()).toEqual(['read_file', 'write_file', 'edit_file', 'list_files', 'fetch_url', 'greet']);
+    expect(toolNames()).toEqual(['read_file', 'write_file', 'edit_file', 'list_files', 'fetch_url', 'keep_awake', 'greet']);
     await berth.chat(say('b', 'x'));
     expect(toolNames()).toEqual(['read_file', 'part']);
     for (const id of ['c', 'd']) {
@@ -355,3 +355,38 @@ function filesBelow(dir: string): string[] {
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name));
 }
+
+describe('the time that an agent asks for', () => {
+  const busy = async () => (await berth.request('GET', '/berth/v1/activity')).json.busy_s;
+
+  test('is what Berth is told, the latest word of each agent, and goes with the agent', async () => {
+    await configure(agent('a'), agent('b'));
+    expect(await busy()).toBe(0);
+    expect(await call('keep_awake', { minutes: 20 })).toContain('20 minutes');
+    expect(await busy()).toBeGreaterThan(1_190);
+    expect(await busy()).toBeLessThanOrEqual(1_200);
+    await call('keep_awake', { minutes: 2 });
+    await call('keep_awake', { minutes: 1 }, 'b');
+    expect(await busy()).toBeGreaterThan(110);
+    expect(await busy()).toBeLessThanOrEqual(120);
+    await configure(agent('b'));
+    expect(await busy()).toBeLessThanOrEqual(60);
+    await configure(agent('a'));
+    expect(await busy()).toBe(0);
+  });
+
+  test('is from 1 to 60 whole minutes', async () => {
+    await configure(agent('a'));
+    for (const minutes of [0, 61, 1.5, '5', null, undefined])
+      expect(await call('keep_awake', { minutes })).toContain('Error: minutes');
+    expect(await busy()).toBe(0);
+  });
+
+  test('is asked for by a turn that runs too', async () => {
+    await configure(agent('a'));
+    const turn = berth.chat(say('a', '/slow 40 50'));
+    await until('the turn to count', async () => (await busy()) > 0);
+    await turn;
+    expect(await busy()).toBe(0);
+  });
+});

@@ -220,6 +220,7 @@ test('are left out where the environment says so', async () => {
       'write_file',
       'edit_file',
       'list_files',
+      'keep_awake',
     ]);
     expect((await bare.berth.chat(say('a', '/tool shell {"command":"id"}'))).said).toContain('There is no tool of that name');
   } finally {

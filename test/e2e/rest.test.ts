@@ -69,6 +69,25 @@ describe.each(RUNTIMES)('a container that nobody uses ($runtime, $database)', ({
     app.gateways.script = undefined;
   });
 
+  test('is left alone for as long as an agent in it asked for, and rests after that', async () => {
+    const user = await app.user(undefined, 'free');
+    await app.agent(user, 'a');
+    await app.ready(user);
+    const idleInS = async () => {
+      const { rows } = await sql<{ s: number }>`select extract(epoch from idle_at - now())::float8 as s from deployments
+        where user_id = ${user.id}`.execute(app.database.db);
+      return rows[0]?.s ?? 0;
+    };
+    if (runtime === 'fake') app.gateways.busyS = 2;
+    else expect(await say(user.key, '/tool keep_awake {"minutes":1}')).toMatchObject({ status: 200 });
+    // Its idle time is over, it is asked, and asks for more time.
+    await until(async () => (await idleInS()) > (runtime === 'fake' ? 1.5 : 30), 'its time to be prolonged');
+    expect(await restOf(user)).toMatchObject({ state: 'ready', rest: null });
+    if (runtime !== 'fake') return;
+    app.gateways.busyS = 0;
+    await rests(user, 'paused');
+  });
+
   test('is woken by start, and can be deleted while it sleeps', async () => {
     const user = await app.user(undefined, 'free');
     await app.agent(user, 'a');

@@ -22,6 +22,8 @@ export class FakeGateways {
   readonly configs = new Map<string, { version: number; agents: Agent[] }>();
   /** Instances that must not dial. */
   silent = false;
+  /** Seconds that every instance says it must not be put to rest. */
+  busyS = 0;
   script: Script | undefined;
   /** Answers the calls for files, whose bodies it reads itself; without it there are none. */
   files: ((request: Http2ServerRequest, response: Http2ServerResponse) => void) | undefined;
@@ -88,6 +90,8 @@ export class FakeGateways {
     } else if (path === 'POST /berth/v1/release') {
       // Its turns are over at once, so that none is ever in the way.
       response.end(JSON.stringify({ released: (JSON.parse(text) as { agents: string[] }).agents }));
+    } else if (path === 'GET /berth/v1/activity') {
+      response.end(JSON.stringify({ busy_s: this.busyS }));
     } else if (path === 'GET /v1/models') {
       const agents = this.configs.get(spec.instanceId)?.agents ?? [];
       response.end(

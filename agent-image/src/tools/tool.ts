@@ -34,6 +34,7 @@ export const BUILT_IN_TOOLS: ReadonlySet<string> = new Set([
   'list_files',
   'shell',
   'fetch_url',
+  'keep_awake',
 ]);
 
 /** A failure in words for the model. */
