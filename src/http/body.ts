@@ -40,7 +40,7 @@ function leaveJson(c: Context<Env>, bytes: Buffer): void {
   const text = bytes.toString('utf8').replace(/^\ufeff/, '');
   c.env.berth.bodyText = text;
   leave(c, 'text', text);
-  if (/\\u(?:0000|d[89a-f])/i.test(text)) refuseUnstorableText(text);
+  if (/__proto__|\\u(?:0000|005f|d[89a-f])/i.test(text)) refuseUnstorableText(text);
 }
 
 /** Hono looks here before it reads the request; its types say the value, its code keeps a promise of it. */
@@ -121,7 +121,10 @@ function endOfString(bytes: Buffer, start: number): number {
   return bytes.length;
 }
 
-/** NUL and lone surrogates have no place in a Postgres text or jsonb: refused here, by field, rather than failing there. */
+/**
+ * NUL and lone surrogates have no place in a Postgres text or jsonb: refused here, by field, rather than failing there. A field called
+ * `__proto__` would be lost on its way through the validators, where names are the caller's: a wish unheard.
+ */
 function refuseUnstorableText(text: string): void {
   let value: unknown;
   try {
@@ -142,6 +145,7 @@ function visit(value: unknown, path: string, found: FieldError[]): void {
     for (const [name, inner] of Object.entries(value)) {
       if (name.includes('\0') || LONE_SURROGATE.test(name))
         found.push({ path: path || 'body', message: 'has a field name that is not text' });
+      else if (name === '__proto__') found.push({ path: path ? `${path}.${name}` : name, message: 'is not a known field' });
       else visit(inner, path === '' ? name.slice(0, 64) : `${path}.${name.slice(0, 64)}`, found);
     }
   }

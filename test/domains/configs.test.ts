@@ -132,7 +132,10 @@ describe.each(databaseKinds)('the config of an agent on %s', (database) => {
     [{ network: { mode: 'allowlist', hosts: ['2130706433'] } }, 'network.hosts.0'],
     [{ network: { mode: 'allowlist', hosts: ['::ffff:10.0.0.1'] } }, 'network.hosts.0'],
     [{ network: { mode: 'allowlist', hosts: ['metadata.google.internal'] } }, 'network.hosts.0'],
+    [{ network: { mode: 'open', hosts: ['ok.example'] } }, 'network.hosts'],
+    [{ network: { mode: 'none', hosts: ['ok.example'] } }, 'network.hosts'],
     [{ network: { mode: 'open', ports: [0] } }, 'network.ports.0'],
+    [JSON.parse('{"env":{"__proto__":"x"}}'), 'env.__proto__'],
     [{ limits: { memory_mib: 1 } }, 'limits.memory_mib'],
     [{ limits: { memory_mib: 2048 } }, 'limits.memory_mib'],
     [{ image: 'other:1' }, 'image'],
@@ -227,6 +230,16 @@ describe.each(databaseKinds)('the config of an agent on %s', (database) => {
     // A newcomer does not come into it.
     const second = await app.agent(user, 'b');
     expect(second.deploymentId).not.toBe((await app.get('/api/v1/agents/a', user.key)).json.deployment_id);
+  });
+
+  test('hosts that are named while everything is open are refused: they would hold nothing back', async () => {
+    const user = await owner('a');
+    await patch(user, { network: 'open' });
+    const narrowed = await patch(user, { network: { hosts: ['ok.example'] } });
+    expect([narrowed.status, narrowed.json.fields]).toMatchObject([400, [{ path: 'network.hosts' }]]);
+    const listed = await patch(user, { network: { mode: 'allowlist', hosts: ['ok.example'] } });
+    expect(listed.json.config.network).toEqual({ mode: 'allowlist', hosts: ['ok.example'] });
+    expect((await patch(user, { network: { mode: 'open' } })).json.config.network).toEqual({ mode: 'open' });
   });
 
   test('limits change as the container runs; an image replaces it, and says so', async () => {

@@ -1,13 +1,23 @@
 import { validationError } from '../../http/validate.js';
+import { AppError } from '../../lib/errors.js';
 import { ConfigDocument, type ConfigPatch } from './configs.schema.js';
 import { mergePatch } from './merge.js';
 
 /** The document after the patch (RFC 7396); `invalid_request` naming the fields where the two together say nothing sensible. */
 export function patchDocument(document: ConfigDocument, patch: ConfigPatch): ConfigDocument {
   const merged = mergePatch(document, patch);
+  refuseUnheardHosts(patch, merged['network']);
   const parsed = ConfigDocument.safeParse({ ...merged, ...networkOf(merged['network']) });
   if (!parsed.success) throw validationError('json', parsed.error);
   return parsed.data;
+}
+
+/** A list of hosts beside a mode that has none would be taken for a limit that nobody keeps. */
+function refuseUnheardHosts({ network }: ConfigPatch, merged: unknown): void {
+  const mode = (merged as { mode?: unknown } | undefined)?.mode;
+  if (!network?.hosts || (mode !== 'open' && mode !== 'none')) return;
+  const message = `must not be there: the mode is ${mode}, and hosts are of the mode allowlist`;
+  throw new AppError('invalid_request', 'invalid request', { fields: [{ path: 'network.hosts', message }] });
 }
 
 /** Another mode leaves behind what only the mode before it had: nobody should have to name that to be rid of it. */
