@@ -39,6 +39,8 @@ import type { Traffic } from './domains/traffic/traffic.js';
 import { trafficRoutes } from './domains/traffic/traffic.routes.js';
 import type { Usage } from './domains/usage/usage.js';
 import { usageRoutes } from './domains/usage/usage.routes.js';
+import type { Rollouts } from './domains/rollouts/rollouts.js';
+import { rolloutsRoutes } from './domains/rollouts/rollouts.routes.js';
 import type { VaultRotation } from './domains/vault-rotation/vault-rotation.js';
 import { vaultRotationRoutes } from './domains/vault-rotation/vault-rotation.routes.js';
 import type { Users } from './domains/users/users.js';
@@ -68,6 +70,7 @@ export interface ApiParts {
   plugins: Plugins;
   publicUrl: string | undefined;
   rotation: VaultRotation;
+  rollouts: Rollouts;
   secrets: Secrets;
   /** Of every stream, where it is not to be as usual. */
   stream?: StreamOptions | undefined;
@@ -107,6 +110,7 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, templateHistoryRoutes(parts.templates));
   app.route(BASE, secretsRoutes(parts.secrets));
   app.route(BASE, vaultRotationRoutes(parts.rotation));
+  app.route(BASE, rolloutsRoutes(parts.rollouts));
   app.route(BASE, usageRoutes(usage));
   app.route(BASE, logsRoutes(logs, parts.stream));
   app.route(BASE, healthRoutes({ version }));

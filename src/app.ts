@@ -47,6 +47,8 @@ import { Tiers } from './domains/tiers/tiers.js';
 import { Traffic } from './domains/traffic/traffic.js';
 import { pruneTrafficJob, recheckEgressJob, writeTrafficJob } from './domains/traffic/traffic.jobs.js';
 import { rotateVaultJob } from './domains/vault-rotation/vault-rotation.jobs.js';
+import { Rollouts } from './domains/rollouts/rollouts.js';
+import { advanceRolloutsJob } from './domains/rollouts/rollouts.jobs.js';
 import { VaultRotation } from './domains/vault-rotation/vault-rotation.js';
 import { Usage } from './domains/usage/usage.js';
 import { usageJob } from './domains/usage/usage.jobs.js';
@@ -226,6 +228,8 @@ export function createApp(options: AppOptions): App {
     keyCheck: readKeyCheck,
   });
 
+  const rollouts = new Rollouts({ db, deployments, images: [config.agentImage, ...config.agentImages] });
+
   const api = createApi({
     agents,
     chat,
@@ -244,6 +248,7 @@ export function createApp(options: AppOptions): App {
     plugins,
     publicUrl: config.publicUrl,
     rotation,
+    rollouts,
     secrets: userSecrets,
     stream: options.stream,
     skills,
@@ -312,6 +317,7 @@ export function createApp(options: AppOptions): App {
       pruneIdempotencyJob(idempotency),
       moveAgentsJob(moves),
       fillPoolJob(pool),
+      advanceRolloutsJob(rollouts),
       restJob({ deployments, links, ...options.rest }),
       writeTrafficJob(traffic),
       pruneTrafficJob(traffic),
@@ -331,7 +337,7 @@ export function createApp(options: AppOptions): App {
       bus.subscribe('deployment', (id) => {
         egress.recheck(id).catch((error: unknown) => log.error({ err: error }, 'egress could not be held to its policy'));
       });
-      await deployments.forgetImages(config.agentImages);
+      await deployments.forgetImages([image, ...config.agentImages]);
       for (const loop of loops) loop.start();
       reconciler.start();
     },

@@ -104,6 +104,8 @@ const OWNERS: Record<string, string> = {
   users: 'users',
   vault_keyrings: 'vault-rotation',
   vault_rotations: 'vault-rotation',
+  rollouts: 'rollouts',
+  rollout_members: 'rollouts',
   events: 'events',
   event_counters: 'events',
 };

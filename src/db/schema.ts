@@ -14,6 +14,7 @@ import type { EgressTrafficTable } from '../domains/traffic/traffic.table.js';
 import type { TiersTable } from '../domains/tiers/tiers.table.js';
 import type { UsageMonthsTable, UsageTable } from '../domains/usage/usage.table.js';
 import type { DeletionsTable, UsersTable } from '../domains/users/users.table.js';
+import type { RolloutMembersTable, RolloutsTable } from '../domains/rollouts/rollouts.table.js';
 import type { VaultKeyringsTable, VaultRotationsTable } from '../domains/vault-rotation/vault-rotation.table.js';
 import type { EventCountersTable, EventsTable } from '../events/events.table.js';
 
@@ -51,4 +52,6 @@ export interface Schema {
   users: UsersTable;
   vault_keyrings: VaultKeyringsTable;
   vault_rotations: VaultRotationsTable;
+  rollouts: RolloutsTable;
+  rollout_members: RolloutMembersTable;
 }

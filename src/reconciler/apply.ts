@@ -15,7 +15,7 @@ import type { InstanceSpec, Observed, Runtime } from '../runtime/runtime.js';
 import type { Step } from './plan.js';
 import type { Progress } from './progress.js';
 import { Replacer, shareOf } from './replacer.js';
-import { instanceName, limitsOf, limitsText, refusedLimits, specFor, specHashOf, wishOf } from './spec.js';
+import { imageOf, instanceName, limitsOf, limitsText, refusedLimits, specFor, specHashOf, wishOf } from './spec.js';
 
 export interface Hands {
   work: DeploymentWork;
@@ -128,7 +128,16 @@ export class Apply {
     // The digest of nothing: the token is made when the container is, so a crash in between leaves none behind.
     await this.#hands.work.admit(
       lease,
-      { id: newId('ins'), generation, name, specHash, limits: limitsText(limitsOf(leased.deployment)), tokenDigest: '', role },
+      {
+        id: newId('ins'),
+        generation,
+        name,
+        specHash,
+        limits: limitsText(limitsOf(leased.deployment)),
+        tokenDigest: '',
+        role,
+        image: imageOf(leased, this.#hands.image),
+      },
       progress.at('creating', leased.deployment.updated_at),
     );
     return { goOnWith: undefined };

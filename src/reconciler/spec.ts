@@ -10,11 +10,17 @@ export function instanceName(installationId: string, deploymentId: string, gener
 /** Raised when what a runtime makes of a spec changes (capabilities, mounts, the seccomp profile), so that older containers are replaced. */
 const PROFILE = 2;
 
+/** The agent's own, else what a rollout gave it, else the usual one. */
+export function imageOf({ deployment }: Leased, usual: string): string {
+  return deployment.image ?? deployment.rolled_image ?? usual;
+}
+
 /** What an instance must be made of; a change of any of it needs another container. Its limits are not part of it: they change while it runs. */
-export function specHashOf({ deployment }: Leased, image: string): string {
+export function specHashOf(leased: Leased, image: string): string {
+  const { deployment } = leased;
   const wish = {
     profile: PROFILE,
-    image: deployment.image ?? image,
+    image: imageOf(leased, image),
     uid: deployment.uid,
     volume: deployment.volume,
   };
@@ -27,14 +33,12 @@ export function wishOf(leased: Leased, image: string): string {
 }
 
 /** The full wish for the live instance. */
-export function specFor(
-  { deployment, instance }: Leased,
-  surroundings: { installationId: string; image: string; linkDir: string },
-): InstanceSpec {
+export function specFor(leased: Leased, surroundings: { installationId: string; image: string; linkDir: string }): InstanceSpec {
+  const { deployment, instance } = leased;
   if (!instance) throw new Error(`deployment ${deployment.id} has no live instance`);
   return {
     ...surroundings,
-    image: deployment.image ?? surroundings.image,
+    image: imageOf(leased, surroundings.image),
     name: instance.name,
     instanceId: instance.id,
     deploymentId: deployment.id,

@@ -61,6 +61,7 @@ async function fixture(): Promise<Fixture> {
       plugin: plugin.id,
       id: 'spare',
       slug: 'nowhere',
+      rollout: 'none',
       model: 'berth/mine',
       file: 'SOUL.md',
       version: '1',

@@ -215,15 +215,32 @@ export async function reshape(
     .execute();
 }
 
+export async function rollAcrossTenants(db: Db, deploymentIds: string[], image: string | null): Promise<string[]> {
+  if (deploymentIds.length === 0) return [];
+  const rows = await db
+    .updateTable('deployments')
+    .set({ ...LOOK_AGAIN, rolled_image: image })
+    .where('id', 'in', deploymentIds)
+    .where('desired', '<>', 'deleted')
+    .returning('id')
+    .execute();
+  return rows.map((row) => row.id);
+}
+
 /** Deployments of images that are not offered any more get the usual one; answers which. */
 export async function forgetImagesAcrossTenants(db: Db, offered: readonly string[]): Promise<string[]> {
-  let query = db
-    .updateTable('deployments')
-    .set({ ...LOOK_AGAIN, image: null })
-    .where('image', 'is not', null);
-  if (offered.length > 0) query = query.where('image', 'not in', offered);
-  const rows = await query.returning('id').execute();
-  return rows.map((row) => row.id);
+  const changed: string[] = [];
+  for (const column of ['image', 'rolled_image'] as const) {
+    const rows = await db
+      .updateTable('deployments')
+      .set({ ...LOOK_AGAIN, [column]: null })
+      .where(column, 'is not', null)
+      .where(column, 'not in', [...offered])
+      .returning('id')
+      .execute();
+    changed.push(...rows.map((row) => row.id));
+  }
+  return changed;
 }
 
 /** Not ready any more until the reconciler has looked: whoever waits for the change must not be told that it is done. */

@@ -41,6 +41,8 @@ export interface DeploymentsTable {
   limits: ContainerLimits | null;
   /** Another image than the usual one, out of those that the operator offers. */
   image: string | null;
+  /** The image that a rollout gave it, where it has none of its own; null: the usual one. */
+  rolled_image: Generated<string | null>;
   /** Uid and gid of every process of this deployment, and of no other's on this host. */
   uid: number;
   volume: string;
@@ -92,6 +94,7 @@ export interface InstancesTable {
   /** The runtime's name of it: deterministic per deployment and generation. */
   name: string;
   spec_hash: string;
+  image: Generated<string | null>;
   /** The limits it has now, as the reconciler writes them. */
   limits: Generated<string>;
   /** SHA-256, hex, of the token that lies beside the socket. */

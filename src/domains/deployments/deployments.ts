@@ -95,6 +95,11 @@ export class Deployments {
     return store.reshape(trx, userId, deploymentId, shape);
   }
 
+  /** Their image, unless their agent has one of its own; null: the usual one. Answers those that there are. */
+  roll(trx: Transaction<Schema>, deploymentIds: string[], image: string | null): Promise<string[]> {
+    return store.rollAcrossTenants(trx, deploymentIds, image);
+  }
+
   /** At the start: what runs on an image that the operator has taken back gets the usual one. */
   async forgetImages(offered: readonly string[]): Promise<void> {
     for (const id of await store.forgetImagesAcrossTenants(this.#db, offered)) this.announce(id);

@@ -173,6 +173,7 @@ export async function admitInstanceAcrossTenants(
   row: Pick<InstancesTable, 'id' | 'generation' | 'name' | 'spec_hash' | 'token_digest'> & {
     limits: string;
     role: 'current' | 'incoming';
+    image: string;
   },
 ): Promise<boolean> {
   const columns = Object.keys(row) as (keyof typeof row)[];

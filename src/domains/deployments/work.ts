@@ -103,10 +103,11 @@ export class DeploymentWork {
       limits: string;
       tokenDigest: string;
       role: 'current' | 'incoming';
+      image: string;
     },
     progress: { stage: Stage; stages: StageTiming[] },
   ): Promise<void> {
-    const { id, generation, name, limits, role, specHash: spec_hash, tokenDigest: token_digest } = instance;
+    const { id, generation, name, limits, role, image, specHash: spec_hash, tokenDigest: token_digest } = instance;
     const change = { generation, state: 'deploying' as const, ...progress };
     const held = await store.admitInstanceAcrossTenants(this.#db, lease, change, {
       id,
@@ -114,6 +115,7 @@ export class DeploymentWork {
       name,
       limits,
       role,
+      image,
       spec_hash,
       token_digest,
     });
