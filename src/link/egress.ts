@@ -10,14 +10,17 @@ import type { Egress } from './listener.js';
 import { type LiveConnection, LiveConnections } from './live.js';
 import { checkPolicy, type EgressPolicy, parseTarget, type Target } from './policy.js';
 import { answerRaw } from './refusal.js';
+import { Shares } from './shares.js';
 import { createResolver, dialChecked, parseDenied, resolveChecked } from './resolve.js';
 import { runTunnel } from './tunnel.js';
 
 export interface EgressLimits {
-  /** Connections of one instance at a time, and of all. */
+  /** Connections of one instance at a time, of all of one user's, and of all. */
   maxPerInstance: number;
+  maxPerUser: number;
   maxTotal: number;
-  /** Names being looked up at a time, of all instances. */
+  /** Names being looked up at a time, of all instances of one user, and of all. */
+  maxLookUpsPerUser: number;
   maxLookUps: number;
   lookUpMs: number;
   dialMs: number;
@@ -32,7 +35,9 @@ export interface EgressLimits {
 
 export const DEFAULT_EGRESS_LIMITS: EgressLimits = {
   maxPerInstance: 32,
+  maxPerUser: 256,
   maxTotal: 1_024,
+  maxLookUpsPerUser: 16,
   maxLookUps: 64,
   lookUpMs: 5_000,
   dialMs: 5_000,
@@ -106,6 +111,9 @@ export class EgressProxy implements Egress {
   #resolverSinceMs = 0;
   #open = 0;
   #lookUps = 0;
+  /** What each user has of both, so that one with many instances leaves room for the others. */
+  readonly #openOf = new Shares();
+  readonly #lookUpsOf = new Shares();
 
   constructor(options: EgressOptions) {
     this.#options = options;
@@ -169,7 +177,7 @@ export class EgressProxy implements Egress {
 
   async #tunnel(identity: LinkIdentity, target: Target, socket: Socket, head: Buffer, isNameStrict: boolean): Promise<void> {
     await this.#withSlot(identity, async (account) => {
-      const upstream = await this.#dial(target, socket);
+      const upstream = await this.#dial(identity, target, socket);
       account.traffic.accepted += 1;
       this.#options.ledger?.note(identity, target, { connections: 1 });
       socket.write('HTTP/1.1 200 Connection Established\r\n\r\n');
@@ -228,7 +236,7 @@ export class EgressProxy implements Egress {
       checkPolicy(await this.#options.policyOf(identity), target);
       if (target.port === 443) throw new AppError('forbidden', 'port 443 is for TLS');
       await this.#withSlot(identity, async (account) => {
-        const upstream = await this.#dial(target, response);
+        const upstream = await this.#dial(identity, target, response);
         account.traffic.accepted += 1;
         this.#options.ledger?.note(identity, target, { connections: 1 });
         live.cut = () => {
@@ -253,13 +261,13 @@ export class EgressProxy implements Egress {
   }
 
   /** A connection to a checked address of the target; given up when the instance hangs up meanwhile. */
-  async #dial(target: Target, waiting: Socket | ServerResponse): Promise<Socket> {
+  async #dial({ userId }: LinkIdentity, target: Target, waiting: Socket | ServerResponse): Promise<Socket> {
     const gone = new AbortController();
     const onClose = () => gone.abort(new AppError('upstream_error', 'the caller hung up'));
     if (waiting.destroyed) onClose();
     waiting.once('close', onClose);
     try {
-      return await dialChecked(await this.#resolve(target.host), target.port, {
+      return await dialChecked(await this.#resolve(userId, target.host), target.port, {
         timeoutMs: this.#limits.dialMs,
         signal: gone.signal,
       });
@@ -268,9 +276,12 @@ export class EgressProxy implements Egress {
     }
   }
 
-  async #resolve(host: string): ReturnType<typeof resolveChecked> {
+  async #resolve(userId: string, host: string): ReturnType<typeof resolveChecked> {
+    if (this.#lookUpsOf.of(userId) >= this.#limits.maxLookUpsPerUser)
+      throw new AppError('rate_limited', 'too many names are being looked up for this user');
     if (this.#lookUps >= this.#limits.maxLookUps) throw new AppError('unavailable', 'too many names are being looked up');
     this.#lookUps += 1;
+    this.#lookUpsOf.add(userId, 1);
     try {
       return await resolveChecked(host, {
         resolver: this.#currentResolver(),
@@ -279,6 +290,7 @@ export class EgressProxy implements Egress {
       });
     } finally {
       this.#lookUps -= 1;
+      this.#lookUpsOf.add(userId, -1);
     }
   }
 
@@ -294,14 +306,18 @@ export class EgressProxy implements Egress {
   async #withSlot(identity: LinkIdentity, work: (account: Account) => Promise<void>): Promise<void> {
     const account = this.#account(identity);
     if (account.traffic.open >= this.#limits.maxPerInstance) throw new AppError('rate_limited', 'too many connections');
+    if (this.#openOf.of(identity.userId) >= this.#limits.maxPerUser)
+      throw new AppError('rate_limited', 'too many connections of this user');
     if (this.#open >= this.#limits.maxTotal) throw new AppError('unavailable', 'the proxy is busy');
     account.traffic.open += 1;
     this.#open += 1;
+    this.#openOf.add(identity.userId, 1);
     try {
       await work(account);
     } finally {
       account.traffic.open -= 1;
       this.#open -= 1;
+      this.#openOf.add(identity.userId, -1);
     }
   }
 

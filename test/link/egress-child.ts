@@ -42,7 +42,9 @@ const host = new LinkHost({
   },
 });
 for (const name of Object.keys(options.policies)) {
-  await host.open({ instanceId: `ins_${name}`, deploymentId: `dep_${name}`, userId: `usr_${name}` }, sha256(`token-${name}`));
+  // `greedy` and `greedy2` are two instances of one user.
+  const userId = `usr_${name.replace(/\d$/, '')}`;
+  await host.open({ instanceId: `ins_${name}`, deploymentId: `dep_${name}`, userId }, sha256(`token-${name}`));
 }
 process.on('message', async (message: { policies?: Record<string, EgressPolicy>; cut?: string; recheck?: string }) => {
   Object.assign(options.policies, message.policies);

@@ -19,11 +19,21 @@ const POLICIES: Record<string, EgressPolicy> = {
   hosts: { mode: 'allowlist', hosts: ['site.test', '*.site.test', '93.184.216.35', 'private.test'] },
   flip: { mode: 'open' },
   slow: { mode: 'open' },
+  greedy: { mode: 'open' },
+  greedy2: { mode: 'open' },
   narrow: { mode: 'allowlist', hosts: ['site.test', 'other.test'], ports: [80, 8080] },
   wide: { mode: 'open', ports: [8080] },
   counted: { mode: 'open', ports: [80, 2525] },
 };
-const LIMITS = { lookUpMs: 700, dialMs: 700, helloMs: 400, idleMs: 1_500, maxPerInstance: 8 };
+const LIMITS = {
+  lookUpMs: 700,
+  dialMs: 700,
+  helloMs: 400,
+  idleMs: 1_500,
+  maxPerInstance: 8,
+  maxPerUser: 10,
+  maxLookUpsPerUser: 8,
+};
 
 let internet: Internet;
 let dir: string;
@@ -295,6 +305,24 @@ describe.runIf(canSplit)('CONNECT', () => {
     expect(other.status).toBe(200);
     for (const each of [...tunnels, other]) each.socket.destroy();
     while ((await traffic('slow')).open > 0);
+  });
+
+  test('is capped for all instances of a user together, connections as well as names being looked up', async () => {
+    const of = (name: string, count: number) => Promise.all(Array.from({ length: count }, () => tunnel(name, 'site.test:80')));
+    const tunnels = [...(await of('greedy', 8)), ...(await of('greedy2', 2))];
+    expect(tunnels.map((each) => each.status)).toEqual(Array(10).fill(200));
+    expect(await refusal('greedy2', 'site.test:80')).toBe('429 too many connections of this user');
+    for (const each of tunnels) each.socket.destroy();
+    while ((await traffic('greedy')).open + (await traffic('greedy2')).open > 0);
+
+    const names = [...Array<string>(8).fill('greedy'), 'greedy2', 'greedy2'];
+    const looking = names.map((name) => refusal(name, 'slow.test:80'));
+    const other = await tunnel('open', 'site.test:80');
+    expect(other.status).toBe(200);
+    other.socket.destroy();
+    const refused = (await Promise.all(looking)).filter((reason) => reason.startsWith('429'));
+    expect(refused).toEqual(Array(2).fill('429 too many names are being looked up for this user'));
+    expect((await tunnel('greedy2', 'site.test:80')).status).toBe(200);
   });
 
   test('carries much data whole, and holds back a server whose client does not read', async () => {
