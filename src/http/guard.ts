@@ -4,7 +4,7 @@ import { authenticate, credentialOf, headerOf } from './authenticate.js';
 import { type Access, authorize } from './authorize.js';
 import { type BodyRule, readBody } from './body.js';
 import { answerOnce } from './idempotency.js';
-import { isPlainPath, paramProblems } from './path.js';
+import { endsWithSlash, isPlainPath, paramProblems, endsInRest } from './path.js';
 import { type Allowance, tooManyRequests } from './rate-limit.js';
 import type { Env, RequestState } from './request-state.js';
 import { allowTime } from './request-stream.js';
@@ -89,13 +89,24 @@ function count(state: RequestState, allowance: Allowance): void {
   if (!allowance.allowed) throw tooManyRequests(allowance);
 }
 
-/** Refuses path and query text that must not reach a handler, by the name of the parameter. */
+/**
+ * Refuses path and query text that must not reach a handler, by the name of the parameter. A slash at the end is what clients make of `..`: of
+ * `…/agents/a/files/..`, `…/agents/a/`. Taken as the agent's own path, it would have the agent deleted in place of a file.
+ */
 function checkText(c: Context<Env>, state: RequestState): void {
   const fields: FieldError[] = isPlainPath(state.path) ? [] : paramProblems(state.path, state.route);
   const { url } = c.req;
   const queryAt = url.indexOf('?');
   if (queryAt !== -1 && url.includes('%', queryAt)) fields.push(...queryProblems(url.slice(queryAt + 1)));
+  if (isOfChange(c.req.method) && !endsInRest(state.route) && endsWithSlash(c.env.incoming?.url ?? url)) {
+    fields.push({ path: 'path', message: 'must not have a slash at its end: to change something, it is named exactly' });
+  }
   if (fields.length > 0) throw new AppError('invalid_request', 'invalid request', { fields });
+}
+
+/** Not POST, which makes things in a list: a slash after a list's name leads nowhere else. */
+function isOfChange(method: string): boolean {
+  return method === 'DELETE' || method === 'PUT' || method === 'PATCH';
 }
 
 function queryProblems(query: string): FieldError[] {

@@ -24,6 +24,16 @@ export function pathOfTarget(target: string): string {
   return target.slice(start, end);
 }
 
+/** Whether the path of a request target has a slash at its end. */
+export function endsWithSlash(target: string): boolean {
+  return /^[^?#]*\/(?:[?#]|$)/.test(target);
+}
+
+/** Whether the last parameter of a route takes all that is left of the path, slashes too. */
+export function endsInRest(pattern: string): boolean {
+  return pattern.endsWith('{.+}');
+}
+
 /**
  * The paths that a request may mean, most telling first. `/api/…` is `/api/v1/…`; what is not there is looked for under the
  * caller's own user (the flat form), then at the root (`/api/v1/health` is `/health`).

@@ -47,6 +47,17 @@ describe('the edge', () => {
       expect((await toy.post('/api/v1/agents', { name: 'a' }, { key: 'ada-key' })).status).toBe(201);
     });
 
+    // Clients resolve `…/agents/helper/files/..` before they send it: what was meant for a file would name its agent.
+    test('what deletes is not led to another thing by a path that a client has resolved', async () => {
+      const url = new URL('/api/agents/helper/files/..', 'http://localhost');
+      expect(url.pathname).toBe('/api/agents/helper/');
+      const response = await toy.get(url.pathname, { method: 'DELETE', key: 'ada-key' });
+      expect([response.status, await response.json()]).toMatchObject([
+        400,
+        { fields: [{ path: 'path', message: expect.stringMatching(/slash at its end/) }] },
+      ]);
+    });
+
     test.each([
       '/',
       '/nothing',
