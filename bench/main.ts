@@ -2,6 +2,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus, loadavg } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { chat } from './chat.js';
+import { claim } from './claim.js';
 import { context } from './context.js';
 import { files } from './files.js';
 import { get } from './get.js';
@@ -16,8 +17,22 @@ import { isMet, printed, type Report } from './support/measure.js';
 import { Scope } from './support/scope.js';
 import { startPostgres } from './support/world.js';
 import { templates } from './templates.js';
+import { wake } from './wake.js';
 
-const BENCHES: Record<string, Bench> = { provision, chat, llm, get, files, memory, secrets, templates, context, replace };
+const BENCHES: Record<string, Bench> = {
+  provision,
+  claim,
+  wake,
+  chat,
+  llm,
+  get,
+  files,
+  memory,
+  secrets,
+  templates,
+  context,
+  replace,
+};
 const RESULTS = fileURLToPath(new URL('results/', import.meta.url));
 
 /** `npm run bench [-- NAME…]`: runs those benchmarks, or all, prints a table of each, and writes results/NAME.json. */

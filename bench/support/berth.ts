@@ -37,13 +37,16 @@ export class Berth {
   readonly dataDir: string;
   readonly port: number;
   readonly child: Child;
+  /** Where its database is, if it is on a server. */
+  readonly databaseUrl: string | undefined;
   readonly #adminKey: string;
 
-  private constructor(dataDir: string, port: number, child: Child, adminKey: string) {
+  private constructor(dataDir: string, port: number, child: Child, adminKey: string, databaseUrl: string | undefined) {
     this.dataDir = dataDir;
     this.port = port;
     this.child = child;
     this.#adminKey = adminKey;
+    this.databaseUrl = databaseUrl;
   }
 
   static async start(scope: Scope, options: BerthOptions): Promise<Berth> {
@@ -66,7 +69,7 @@ export class Berth {
     };
     const flags = [...(options.flags ?? []), ...profilingFlags()];
     const child = await Child.start([...flags, (await buildBerth()).main], env, join(dataDir, 'berth.log'));
-    const berth = new Berth(dataDir, port, child, adminKey);
+    const berth = new Berth(dataDir, port, child, adminKey, databaseUrl);
     scope.add(() => berth.#end(options.runtime));
     await child.until(() =>
       fetch(`${berth.url}/health`).then(
