@@ -7,7 +7,7 @@ import { Agents, type AgentsOptions } from './domains/agents/agents.js';
 import { moveAgentsJob } from './domains/agents/agents.jobs.js';
 import { AgentModels } from './domains/agents/models.js';
 import { AgentMoves } from './domains/agents/moves.js';
-import * as servedAgents from './domains/agents/serving.store.js';
+import { giveAcrossTenants, settleAcrossTenants } from './domains/agents/serving.store.js';
 import { Assembly } from './domains/assembly/assembly.js';
 import { ApiKeys } from './domains/api-keys/api-keys.js';
 import { Chat } from './domains/chat/chat.js';
@@ -286,7 +286,7 @@ export function createApp(options: AppOptions): App {
   const reconciler = new Reconciler({
     work,
     assembly,
-    replacements: new Replacements({ db, bus, agents: servedAgents }),
+    replacements: new Replacements({ db, bus, agents: { giveAcrossTenants, settleAcrossTenants } }),
     releases: new ReleaseClient({ links }),
     probationMs: config.replaceProbationMs,
     turnTimeoutMs: config.replaceTurnTimeoutMs,
