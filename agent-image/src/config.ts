@@ -76,8 +76,9 @@ const MAX_FILES = 64;
 const MAX_VARIABLES = 500;
 /** The kernel takes 128 KB a variable, and 2 MB for a program's arguments and environment together. */
 const MAX_VALUE_BYTES = 64 * 1024;
-const MAX_ENVIRONMENT_BYTES = 256 * 1024;
-const MAX_COMMANDS = 64;
+/** More than Berth lets a user have: what is refused here keeps all agents of the instance from every change. */
+const MAX_ENVIRONMENT_BYTES = 512 * 1024;
+const MAX_COMMANDS = 128;
 const MAX_COMMAND = 100_000;
 const MAX_SCHEMA = 32 * 1024;
 const MAX_SKILLS = 500;

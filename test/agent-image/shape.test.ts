@@ -132,7 +132,7 @@ describe('the environment of tools', () => {
     ['env\\.A', { env: { A: 7 } }],
     ['secrets\\.A', { secrets: { A: 'sesame\0' } }],
     ['secrets\\.A', { secrets: { A: 'ä'.repeat(40_000) } }],
-    ['secrets', { secrets: Object.fromEntries(Array.from({ length: 5 }, (_, i) => [`A${i}`, 'x'.repeat(60_000)])) }],
+    ['secrets', { secrets: Object.fromEntries(Array.from({ length: 9 }, (_, i) => [`A${i}`, 'x'.repeat(60_000)])) }],
     ['commands\\[0\\]\\.name', { commands: [{ ...greet, name: 'a b' }] }],
     ['commands\\[1\\]\\.name', { commands: [greet, greet] }],
     ['commands\\[0\\]\\.parameters', { commands: [{ ...greet, parameters: [] }] }],
@@ -152,6 +152,13 @@ describe('the environment of tools', () => {
     });
     expect(answer.text).not.toContain('sesame');
   });
+});
+
+test('the most that Berth lets a user say of one agent fits into a config', async () => {
+  const secrets = Object.fromEntries(Array.from({ length: 4 }, (_, i) => [`S${i}`, 'x'.repeat(48 * 1024)]));
+  const env = Object.fromEntries(Array.from({ length: 4 }, (_, i) => [`E${i}`, '\u6f22'.repeat(8_100)]));
+  const commands = Array.from({ length: 100 }, (_, i) => ({ ...greet, name: `greet_${i}` }));
+  await configure(agent('a', { secrets, env, commands }));
 });
 
 describe('commands of plugins', () => {

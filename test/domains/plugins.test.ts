@@ -204,6 +204,17 @@ describe.each(databaseKinds)('plugins on %s', (database) => {
     expect(answer.json.left_out[0]).toMatchObject({ name: 'p3_4', reason: 'an agent has at most 100 tools of plugins' });
   });
 
+  test('a tool whose name became that of one that every agent has is left out, or its gateway would refuse all', async () => {
+    const user = await owner();
+    await create(user, { name: 'old', tools: [tool('nap'), tool('other')] });
+    await sql`update plugins set tools = replace(tools::text, '"nap"', '"keep_awake"')::json where user_id = ${user.id}`.execute(
+      app.database.db,
+    );
+    const answer = await assign(user, 'a', ['old']);
+    expect(answer.json.left_out).toMatchObject([{ name: 'keep_awake', reason: 'every agent has a tool of this name' }]);
+    await untilTold(user.agentId, ['other:cat']);
+  });
+
   test('nothing of them is left when their user is deleted', async () => {
     const user = await owner();
     await create(user, { name: 'x', tools: [tool('t')] });

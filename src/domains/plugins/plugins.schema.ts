@@ -2,7 +2,7 @@ import { z } from '@hono/zod-openapi';
 import { ResourceName } from '../agents/names.js';
 
 /** Tools that every agent has: a plugin may not take their names. */
-const OWN_TOOLS = ['read_file', 'write_file', 'edit_file', 'list_files', 'shell', 'fetch_url', 'keep_awake'];
+export const OWN_TOOLS = ['read_file', 'write_file', 'edit_file', 'list_files', 'shell', 'fetch_url', 'keep_awake'];
 
 const TOOLS_OF_A_PLUGIN = 32;
 const SKILLS_OF_A_PLUGIN = 32;

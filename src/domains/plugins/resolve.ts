@@ -1,4 +1,5 @@
 import type { CommandTool } from '../../gateway/instance-config.js';
+import { OWN_TOOLS } from './plugins.schema.js';
 import type { AssignedPlugin } from './plugins.store.js';
 
 /** Model APIs take 128 tools in a call; an agent's own and the client's need room too. */
@@ -48,6 +49,8 @@ export function resolvePlugins(plugins: readonly AssignedPlugin[]): Resolved {
 function whyNot({ tools }: Resolved, name: string, chars: number): string | undefined {
   const first = tools.find((tool) => tool.name === name);
   if (first) return `${first.plugin} comes first and has a tool of this name`;
+  // It was free when the plugin was written. A gateway would refuse it, and with it every change of its agents.
+  if (OWN_TOOLS.includes(name)) return 'every agent has a tool of this name';
   if (tools.length >= TOOLS_AT_MOST) return `an agent has at most ${TOOLS_AT_MOST} tools of plugins`;
   if (chars > TOOL_CHARS_AT_MOST) return `the tools of an agent's plugins have at most ${TOOL_CHARS_AT_MOST} characters`;
   return undefined;

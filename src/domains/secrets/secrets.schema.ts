@@ -1,6 +1,6 @@
 import { z } from '@hono/zod-openapi';
 
-/** Limits of secrets; docs/operations.md names them. A gateway takes 256 KiB of environment an agent, so that two scopes fit beside plain variables. */
+/** Limits of secrets; docs/operations.md names them. A gateway takes 512 KiB of environment an agent, so that two scopes fit beside plain variables. */
 export const MAX_VALUE_BYTES = 64 * 1024;
 export const MAX_SCOPE_BYTES = 96 * 1024;
 export const MAX_SCOPE_COUNT = 200;
