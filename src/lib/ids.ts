@@ -1,7 +1,27 @@
 import { randomFillSync } from 'node:crypto';
 
 /** The kinds of id, by prefix. A name may never begin with one of these (DESIGN: names and ids share a path slot). */
-export const ID_PREFIXES = ['usr', 'agt', 'dep', 'ins', 'key', 'evt', 'trn', 'cnv', 'use', 'req', 'itl', 'sec', 'vrt', 'skl', 'tpl', 'plg', 'hbt', 'cfv', 'rol'] as const;
+export const ID_PREFIXES = [
+  'usr',
+  'agt',
+  'dep',
+  'ins',
+  'key',
+  'evt',
+  'trn',
+  'cnv',
+  'use',
+  'req',
+  'itl',
+  'sec',
+  'vrt',
+  'skl',
+  'tpl',
+  'plg',
+  'hbt',
+  'cfv',
+  'rol',
+] as const;
 export type IdPrefix = (typeof ID_PREFIXES)[number];
 
 /** Random bytes are fetched many at a time: a call into the system for each id would cost more than the id. */

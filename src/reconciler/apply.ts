@@ -85,7 +85,7 @@ export class Apply {
       case 'pause':
         return this.#pause(lease, leased, signal);
       case 'stop':
-        return this.#stop(lease, leased);
+        return this.#stop(lease, leased, signal);
       case 'connect':
         return this.#connect(lease, leased, progress, signal);
       case 'configure':
@@ -271,13 +271,9 @@ export class Apply {
 
   /** Work in flight is never frozen: also that which this process knows nothing of is asked for. */
   async #pause(lease: Lease, leased: Leased, signal: AbortSignal): Promise<Next> {
-    const { runtime, links, gateway, work } = this.#hands;
+    const { runtime, links, work } = this.#hands;
     const instance = liveOf(leased);
-    const busyS = links.isInUse(instance.id) ? BUSY_S : await gateway.busyFor(instance.id, signal);
-    if (busyS > 0) {
-      await work.stayAwake(lease, busyS);
-      return 'again';
-    }
+    if (await this.#isBusy(lease, instance.id, signal)) return 'again';
     links.pauseWatch(instance.id);
     await runtime.pause(instance.name);
     // What came between the question and the freezing waits frozen: thawed at once.
@@ -296,9 +292,20 @@ export class Apply {
     return 'again';
   }
 
-  async #stop(lease: Lease, leased: Leased): Promise<Next> {
+  /** Whether the instance works, or was asked not to rest; then it does not, for as long. */
+  async #isBusy(lease: Lease, instanceId: string, signal: AbortSignal): Promise<boolean> {
+    const { links, gateway, work } = this.#hands;
+    const busyS = links.isInUse(instanceId) ? BUSY_S : await gateway.busyFor(instanceId, signal);
+    if (busyS > 0) await work.stayAwake(lease, busyS);
+    return busyS > 0;
+  }
+
+  /** Thawed first, since a call may have come while it was frozen, and a frozen gateway cannot say that it works. */
+  async #stop(lease: Lease, leased: Leased, signal: AbortSignal): Promise<Next> {
     const { runtime, links, work } = this.#hands;
     const instance = liveOf(leased);
+    if ((await runtime.inspect(instance.name))?.state === 'paused') await runtime.unpause(instance.name);
+    if (await this.#isBusy(lease, instance.id, signal)) return 'again';
     await work.updateInstance(lease, instance.id, { stopped: true });
     await runtime.stop(instance.name, STOP_GRACE_MS);
     links.resumeWatch(instance.id);

@@ -105,7 +105,12 @@ export async function setDesire(db: Db, userId: string, deploymentId: string): P
 export async function wakeResting(db: Db, userId: string, deploymentId: string): Promise<boolean> {
   const row = await db
     .updateTable('deployments')
-    .set({ ...LOOK_AGAIN, rest: null, idle_at: IDLE_AT })
+    // Whoever wakes it is still on the way: not to be overtaken by the next rest, however short the idle time.
+    .set({
+      ...LOOK_AGAIN,
+      rest: null,
+      idle_at: sql<Date | null>`case when ${IDLE_AT} is not null then greatest(${IDLE_AT}, now() + interval '10 s') end`,
+    })
     .where('user_id', '=', userId)
     .where('id', '=', deploymentId)
     .where('rest', 'is not', null)
