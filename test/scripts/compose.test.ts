@@ -73,6 +73,7 @@ test('the socket proxy of compose.yaml lets through all that Berth asks of the e
   expect(await runtime.stats(spec.name)).toBeDefined();
   await runtime.pause(spec.name);
   await runtime.unpause(spec.name);
+  await runtime.update(spec.name, { ...spec.limits, pids: 99 });
   expect((await runtime.list()).instances).toHaveLength(1);
   await runtime.stop(spec.name, 0);
   await events.until(spec.name, 'die');
