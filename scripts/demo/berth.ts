@@ -27,8 +27,10 @@ export class Berth {
     this.origin = `http://${reachable(config.host)}:${port}`;
     this.logFile = join(config.dataDir, 'berth.log');
     mkdirSync(config.dataDir, { recursive: true, mode: 0o700 });
+    // No pool: a demonstration that is cleaned up is to leave no container behind.
+    const { POOL_SIZE = '0' } = process.env;
     this.#child = spawn(process.execPath, [MAIN], {
-      env: { ...process.env, PORT: String(port), DATA_DIR: config.dataDir, LINK_DIR: linkDir },
+      env: { ...process.env, POOL_SIZE, PORT: String(port), DATA_DIR: config.dataDir, LINK_DIR: linkDir },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#allHeard = once(this.#child, 'close');

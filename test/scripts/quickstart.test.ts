@@ -22,7 +22,6 @@ const environment = (more: Record<string, string | undefined> = {}) => ({
   ...NOBODYS_SETTINGS,
   DATABASE_URL: undefined,
   DATA_DIR: dataDir,
-  POOL_SIZE: '0',
   ...more,
 });
 const quickstart = (flags: string[], env: Record<string, string | undefined> = {}): Promise<Ended> =>
