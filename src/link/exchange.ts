@@ -137,10 +137,13 @@ function closedEarly(stream: ClientHttp2Stream, body: Readable | undefined, caus
   return new AppError('unavailable', 'the link to the instance was lost', { cause });
 }
 
-/** Resets the stream at once, also when unread data waits in it: `close` alone would wait for a reader. */
+/**
+ * Resets the stream at once, also when unread data waits in it: `close` alone would wait for a reader. A body that is still being sent must not
+ * look as if it had ended: `close` would end it properly before the reset, and a file of which a part had come would be taken for whole.
+ */
 function cancel(stream: ClientHttp2Stream): void {
   if (stream.destroyed) return;
-  stream.close(NGHTTP2_CANCEL);
+  if (stream.writableEnded) stream.close(NGHTTP2_CANCEL);
   stream.destroy();
 }
 

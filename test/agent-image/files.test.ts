@@ -252,7 +252,7 @@ describe('writing', () => {
   );
 
   test.each<[string, (stream: ClientHttp2Stream) => void, boolean?]>([
-    ['is cancelled', (stream) => stream.close(8)],
+    // Not `close(8)`: that ends the body properly first, and the reset may come too late to tell.
     ['is destroyed', (stream) => stream.destroy()],
     ['is destroyed by an error', (stream) => stream.destroy(new Error('the client went away'))],
     ['ends before the length it announced', (stream) => stream.end(), true],

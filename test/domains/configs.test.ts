@@ -114,6 +114,7 @@ describe.each(databaseKinds)('the config of an agent on %s', (database) => {
     [{ heartbeat: { every: 'often' } }, 'heartbeat.every'],
     [{ heartbeat: { every: '8d' } }, 'heartbeat.every'],
     [{ heartbeat: { active_hours: { start: '25:00', end: '17:00' } } }, 'heartbeat.active_hours.start'],
+    [{ heartbeat: { active_hours: { start: '24:00', end: '00:00' } } }, 'heartbeat.active_hours.start'],
     [{ heartbeat: { active_hours: { start: '09:00' } } }, 'heartbeat.active_hours.end'],
     [
       { heartbeat: { active_hours: { start: '09:00', end: '10:00', time_zone: 'Mars/Olympus' } } },

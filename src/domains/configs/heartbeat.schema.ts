@@ -13,10 +13,16 @@ const Every = z
   .refine((text) => everyMs(text) !== undefined, 'must be a time such as 30m, 2h or 1h30m, of at most 7 days; 0m turns it off')
   .openapi({ example: '30m', description: 'How often the agent is woken; `0m` turns it off.' });
 
-const Clock = z
+const Start = z
   .string()
-  .regex(/^(?:[01]\d|2[0-3]):[0-5]\d$|^24:00$/, 'must be a time of day such as 09:00')
+  .regex(/^(?:[01]\d|2[0-3]):[0-5]\d$/, 'must be a time of day from 00:00 to 23:59')
   .openapi({ example: '09:00' });
+
+/** The end of a day is no time that a span can begin at. */
+const End = z
+  .string()
+  .regex(/^(?:[01]\d|2[0-3]):[0-5]\d$|^24:00$/, 'must be a time of day from 00:00 to 24:00')
+  .openapi({ example: '18:00' });
 
 const TimeZone = z
   .string()
@@ -25,10 +31,10 @@ const TimeZone = z
   .openapi({ example: 'Europe/Berlin', description: 'UTC unless told.' });
 
 export const HEARTBEAT_FIELDS = { every: Every };
-export const ACTIVE_HOURS_FIELDS = { start: Clock, end: Clock, time_zone: TimeZone };
+export const ACTIVE_HOURS_FIELDS = { start: Start, end: End, time_zone: TimeZone };
 
 export const ActiveHours = z
-  .strictObject({ start: Clock, end: Clock, time_zone: TimeZone.optional() })
+  .strictObject({ start: Start, end: End, time_zone: TimeZone.optional() })
   .refine(({ start, end }) => start !== end, { path: ['end'], message: 'must differ from start' })
   .openapi({ description: 'When the agent is woken. An end before the start is that of the next day.' });
 export type ActiveHours = z.infer<typeof ActiveHours>;

@@ -78,11 +78,13 @@ export class Heartbeats {
     const route = await this.#options.agents.route(userId, agent);
     this.#options.agents.refuseStopped(route);
     const { tasks } = await this.#wish(userId, route.agentId, false);
-    if ((await store.countRunning(this.#db, userId)) >= ASKED_PER_USER)
-      throw new AppError('rate_limited', `${ASKED_PER_USER} heartbeats of this user are running`, { retryAfterS: 5 });
     const status = tasks === '' ? 'skipped' : 'running';
     const run = await this.#refusingSecond(() =>
       this.#db.transaction().execute(async (trx) => {
+        // Counted under the user's lock: many at once are counted one after the other.
+        await this.#options.agents.lock(trx, userId);
+        if ((await store.countRunning(trx, userId)) >= ASKED_PER_USER)
+          throw new AppError('rate_limited', `${ASKED_PER_USER} heartbeats of this user are running`, { retryAfterS: 5 });
         const { agentId: agent_id } = route;
         const reason = tasks === '' ? NOTHING_TO_DO : null;
         const made = await store.insertRun(trx, userId, { ...this.#newRun(agent_id, 'manual'), status, reason });
