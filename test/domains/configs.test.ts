@@ -90,7 +90,11 @@ describe.each(databaseKinds)('the config of an agent on %s', (database) => {
     const user = await owner('a');
     const { version } = (await patch(user, { max_steps: 5 })).json;
     const events = async () =>
-      (await sql<{ n: string }>`select count(*) as n from events where user_id = ${user.id}`.execute(app.database.db)).rows[0]?.n;
+      (
+        await sql<{ n: string }>`select count(*) as n from events where user_id = ${user.id} and type = 'config.updated'`.execute(
+          app.database.db,
+        )
+      ).rows[0]?.n;
     const before = await events();
     expect((await patch(user, { max_steps: 5 })).json).toMatchObject({ version, changed: [], applies: 'live' });
     expect((await patch(user, {})).json.version).toBe(version);
