@@ -10,7 +10,12 @@ test('large bodies, several at once and one of them cancelled, leave the link al
   let received = 0;
   const gateway = new Gateway(async (request, response) => {
     let bytes = 0;
-    for await (const chunk of request) bytes += (chunk as Buffer).length;
+    try {
+      for await (const chunk of request) bytes += (chunk as Buffer).length;
+    } catch {
+      // The one that is cancelled breaks off.
+      return;
+    }
     received += bytes;
     response.end(String(bytes));
   });
