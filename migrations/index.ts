@@ -10,6 +10,7 @@ import * as sleep from './0008_sleep.js';
 import * as idle from './0009_idle.js';
 import * as pool from './0010_pool.js';
 import * as replacement from './0011_replacement.js';
+import * as limits from './0014_limits.js';
 
 /** Every migration in its order. One that has landed is never edited. */
 export const migrations: Record<string, Migration> = {
@@ -24,4 +25,5 @@ export const migrations: Record<string, Migration> = {
   '0009_idle': idle,
   '0010_pool': pool,
   '0011_replacement': replacement,
+  '0014_limits': limits,
 };

@@ -16,10 +16,11 @@ import { Completions } from './domains/chat/completions.js';
 import { Context } from './domains/context/context.js';
 import { TokenCounter } from './domains/context/token-counter.js';
 import { Configs } from './domains/configs/configs.js';
-import { fillPoolJob, restJob, type RestJobOptions } from './domains/deployments/deployments.jobs.js';
+import { fillPoolJob, measureJob, restJob, type RestJobOptions } from './domains/deployments/deployments.jobs.js';
 import { Deployments } from './domains/deployments/deployments.js';
 import { Explain } from './domains/explain/explain.js';
 import { Pool } from './domains/deployments/pool.js';
+import { Vitals } from './domains/deployments/vitals.js';
 import { Replacements } from './domains/deployments/replacement.js';
 import { DeploymentWork } from './domains/deployments/work.js';
 import { Files } from './domains/files/files.js';
@@ -101,6 +102,8 @@ export interface AppOptions {
   files?: { times?: Partial<FileTimes>; pace?: EdgeOptions['pace'] };
   /** When idle deployments rest, where it is not to be as usual. */
   rest?: Pick<RestJobOptions, 'everyMs' | 'pausedS'>;
+  /** How often what runs is measured, where it is not to be as usual. */
+  vitals?: { everyS: number; lookEveryMs: number };
   /** How often heartbeats are looked at, where it is not to be as usual. */
   heartbeats?: { everyMs: number };
   /** Intervals of the reconciler, where they are not to be the usual ones. */
@@ -211,7 +214,15 @@ export function createApp(options: AppOptions): App {
   const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers });
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
   const logs = new Logs({ db, bus, runtime, secrets: userSecrets });
-  const explain = new Explain({ db, runtime, logs, checkModel, reaches: (instanceId) => gateway.reaches(instanceId) });
+  const vitals = new Vitals({ db, bus, runtime, files: fileClient, log, everyS: options.vitals?.everyS ?? 60 });
+  const explain = new Explain({
+    db,
+    runtime,
+    logs,
+    deployments,
+    checkModel,
+    reaches: (instanceId) => gateway.reaches(instanceId),
+  });
   const health = new Health({ db, runtime });
   const metrics = new HttpMetrics(undefined, { process: true });
 
@@ -291,6 +302,7 @@ export function createApp(options: AppOptions): App {
     probationMs: config.replaceProbationMs,
     turnTimeoutMs: config.replaceTurnTimeoutMs,
     runtime,
+    vitals,
     links,
     gateway,
     installationId: installation.id,
@@ -319,6 +331,7 @@ export function createApp(options: AppOptions): App {
       fillPoolJob(pool),
       advanceRolloutsJob(rollouts),
       restJob({ deployments, links, ...options.rest }),
+      measureJob(vitals, options.vitals?.lookEveryMs),
       writeTrafficJob(traffic),
       pruneTrafficJob(traffic),
       recheckEgressJob(egress),

@@ -10,6 +10,9 @@ export interface Config {
   publicUrl: string | undefined;
   dataDir: string;
   linkDir: string;
+  /** Where volumes lie that are file systems of their own, and whether new ones are. */
+  diskDir: string;
+  diskLimits: 'auto' | 'hard' | 'soft';
   runtime: 'docker' | 'process';
   dockerHost: string | undefined;
   agentImage: string;
@@ -132,6 +135,8 @@ export const Environment = z.object({
     .optional(),
   DATA_DIR: z.string().default('./data'),
   LINK_DIR: z.string().optional(),
+  DISK_DIR: z.string().optional(),
+  DISK_LIMITS: z.enum(['auto', 'hard', 'soft'], { error: 'must be auto, hard or soft' }).default('auto'),
   RUNTIME: z.enum(['docker', 'process'], { error: 'must be docker or process' }).default('docker'),
   DOCKER_HOST: z.string().optional(),
   AGENT_IMAGE: z.string().default('berth-agent:latest'),
@@ -173,13 +178,17 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
   if (!parsed.success || problems.length > 0) throw new ConfigError(problems);
   const e = parsed.data;
   const dataDir = resolve(e.DATA_DIR);
+  const linkDir = e.LINK_DIR === undefined ? resolve(dataDir, 'link') : resolve(e.LINK_DIR);
   return {
     config: {
       host: e.HOST,
       port: e.PORT,
       publicUrl: e.PUBLIC_URL,
       dataDir,
-      linkDir: e.LINK_DIR === undefined ? resolve(dataDir, 'link') : resolve(e.LINK_DIR),
+      linkDir,
+      // Beside the links, which all processes of a host have in common, as they must have these.
+      diskDir: e.DISK_DIR === undefined ? resolve(linkDir, '../disks') : resolve(e.DISK_DIR),
+      diskLimits: e.DISK_LIMITS,
       runtime: e.RUNTIME,
       dockerHost: e.DOCKER_HOST,
       agentImage: e.AGENT_IMAGE,

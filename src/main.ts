@@ -113,7 +113,12 @@ function stopOnce(closers: Closer[], log: Log): (exitCode: number, error?: unkno
 
 function createRuntime(config: Config, installationId: string, log: Log): Runtime {
   if (config.runtime === 'docker')
-    return new DockerRuntime({ installationId, log, ...(config.dockerHost ? { dockerHost: config.dockerHost } : {}) });
+    return new DockerRuntime({
+      installationId,
+      log,
+      disks: { dir: config.diskDir, limits: config.diskLimits },
+      ...(config.dockerHost ? { dockerHost: config.dockerHost } : {}),
+    });
   log.warn(
     'RUNTIME=process: agents run as plain processes of this user, without any isolation. For trying Berth out, never for tenants.',
   );

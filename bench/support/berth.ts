@@ -59,6 +59,8 @@ export class Berth {
       PORT: String(port),
       DATA_DIR: dataDir,
       POOL_SIZE: '0',
+      // What removes its volumes afterwards is not Berth, which alone takes hard ones away.
+      DISK_LIMITS: 'soft',
       RUNTIME: options.runtime,
       ADMIN_API_KEY: adminKey,
       ...(databaseUrl === undefined ? {} : { DATABASE_URL: databaseUrl }),

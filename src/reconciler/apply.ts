@@ -15,7 +15,7 @@ import type { InstanceSpec, Observed, Runtime } from '../runtime/runtime.js';
 import type { Step } from './plan.js';
 import type { Progress } from './progress.js';
 import { Replacer, shareOf } from './replacer.js';
-import { imageOf, instanceName, limitsOf, limitsText, refusedLimits, specFor, specHashOf, wishOf } from './spec.js';
+import { imageOf, instanceName, isOverfull, limitsOf, limitsText, refusedLimits, specFor, specHashOf, wishOf } from './spec.js';
 
 export interface Hands {
   work: DeploymentWork;
@@ -82,6 +82,8 @@ export class Apply {
         return this.#unpause(leased, signal);
       case 'limit':
         return this.#limit(lease, leased);
+      case 'grow':
+        return this.#grow(lease, leased);
       case 'pause':
         return this.#pause(lease, leased, signal);
       case 'stop':
@@ -153,13 +155,31 @@ export class Apply {
     const identity = { instanceId: instance.id, deploymentId: lease.deploymentId, userId: lease.userId ?? '' };
     const { dir } = await links.open(identity, digest);
     await links.writeToken(instance.id, token);
-    const spec: InstanceSpec = specFor(leased, { installationId, image, linkDir: dir });
+    const bounded = leased.deployment.disk === null ? await this.#chooseDisk(lease, leased) : leased;
+    const spec: InstanceSpec = specFor(bounded, { installationId, image, linkDir: dir });
     return { goOnWith: await runtime.create(spec) };
+  }
+
+  /** Written down before the volume is made, so that whoever goes on after a crash makes the same. */
+  async #chooseDisk(lease: Lease, leased: Leased): Promise<Leased> {
+    const { kind } = await this.#hands.runtime.diskBound();
+    const disk = { disk: kind, ...(kind === 'hard' ? { disk_size_mib: leased.deployment.disk_mib } : {}) };
+    await this.#hands.work.setDisk(lease, disk);
+    return { ...leased, deployment: { ...leased.deployment, ...disk } };
+  }
+
+  /** What cannot be done while the volume is used is done before its instance starts the next time. */
+  async #grow(lease: Lease, { deployment }: Leased): Promise<Next> {
+    const { volume, disk_mib: sizeMib } = deployment;
+    const isDone = await this.#hands.runtime.growVolume(volume, sizeMib);
+    await this.#hands.work.setDisk(lease, { disk_size_mib: sizeMib, disk_pending: !isDone });
+    return 'again';
   }
 
   async #start(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
     const instance = liveOf(leased);
     await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('starting') });
+    if (leased.deployment.disk_pending) await this.#grow(lease, leased);
     const early = new AbortController();
     const told = this.#tellEarly(lease, leased, progress, AbortSignal.any([early.signal, AbortSignal.timeout(STAY_MS)]));
     try {
@@ -228,7 +248,8 @@ export class Apply {
 
   async #configOf(leased: Leased): Promise<InstanceConfig> {
     const { id, config_version: version, desired } = leased.deployment;
-    return shareOf(await this.#hands.assembly.configOf(id, version, desired === 'asleep' ? 'files' : 'full'), leased);
+    const mode = desired === 'asleep' || isOverfull(leased.deployment) ? 'files' : 'full';
+    return shareOf(await this.#hands.assembly.configOf(id, version, mode), leased);
   }
 
   async #settle(lease: Lease, leased: Leased, progress: Progress, againInMs?: number): Promise<Next> {

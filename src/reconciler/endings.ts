@@ -8,5 +8,6 @@ export function whyItEnded(observed: Observed): string {
   if (observed.error) return `the container could not run: ${observed.error}`;
   if (observed.oomKilled && observed.exitCode === 137) return 'the container ran out of memory and was killed';
   if (observed.exitCode === 137) return 'the container was killed (exit code 137)';
-  return `the container ended with exit code ${observed.exitCode ?? 'unknown'}`;
+  const before = observed.childOomKilled ? ', after a process in it had been killed for want of memory' : '';
+  return `the container ended with exit code ${observed.exitCode ?? 'unknown'}${before}`;
 }

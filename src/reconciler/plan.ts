@@ -26,6 +26,10 @@ export interface Situation {
   /** The limits that it is to have. */
   limits: string;
   configVersion: number;
+  /** Whether its volume is to be made larger. */
+  diskBehind: boolean;
+  /** Whether it must stop at once what it does, since its volume holds more than it may: it was started before that was seen. */
+  mustStopWriting: boolean;
   /** The instance that the database says lives. */
   instance: InstanceSituation | undefined;
   /** What the runtime says of it. */
@@ -49,6 +53,7 @@ export type Step =
   | { do: 'create'; of?: 'incoming' }
   | { do: 'start'; of?: 'incoming' }
   | { do: 'limit' }
+  | { do: 'grow' }
   | { do: 'unpause' }
   | { do: 'pause' }
   | { do: 'stop' }
@@ -62,6 +67,9 @@ export type Step =
   | { do: 'rest' }
   | { do: 'end'; why: string; failed: boolean; graceMs: number }
   | { do: 'remove_volume' };
+
+/** How an instance ends that goes on writing where there is no room for it. */
+const OVERFULL = 'ended: its volume held more than its tier allows';
 
 /** How long a replaced instance has to finish what it does. */
 const REPLACE_GRACE_MS = 10_000;
@@ -82,7 +90,10 @@ export function plan(situation: Situation): Step {
   }
   const isOther = instance.specHash !== situation.specHash || instance.limits === refusedLimits(situation.limits);
   if (isOther) return planOther(situation, instance, observed);
+  if (situation.mustStopWriting && observed.state !== 'created')
+    return { do: 'end', why: OVERFULL, failed: false, graceMs: REPLACE_GRACE_MS };
   if (instance.limits !== situation.limits) return { do: 'limit' };
+  if (situation.diskBehind) return { do: 'grow' };
   if (observed.state === 'created' || observed.state === 'exited') return { do: 'start' };
   if (observed.state === 'paused') return { do: 'unpause' };
   return planRunning(situation, instance);

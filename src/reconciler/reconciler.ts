@@ -1,4 +1,5 @@
 import { LeaseLost, type Lease, type Leased } from '../domains/deployments/work.js';
+import type { Vitals } from '../domains/deployments/vitals.js';
 import type { Bus } from '../events/bus.js';
 import { backoffMs } from '../lib/backoff.js';
 import { type Clock, systemClock } from '../lib/clock.js';
@@ -9,12 +10,13 @@ import { Apply, type Hands, type Next, STEADY_MS } from './apply.js';
 import { Sweep } from './observe.js';
 import { plan, type Situation, type Step } from './plan.js';
 import { Progress } from './progress.js';
-import { limitsOf, limitsText, specHashOf, wishOf } from './spec.js';
+import { isDiskBehind, isOverfull, limitsOf, limitsText, specHashOf, wishOf } from './spec.js';
 import { Unlinked } from './unlinked.js';
 
 export interface ReconcilerOptions extends Hands {
   bus: Bus;
   log: Log;
+  vitals: Pick<Vitals, 'noteOom'>;
   orphanGraceMs: number;
   /** How long one that took another's place must have run before the other is let go. */
   probationMs: number;
@@ -154,6 +156,8 @@ export class Reconciler {
       probationMs: this.#options.probationMs,
       incoming: await this.#lookAtIncoming(leased),
       configVersion: deployment.config_version,
+      diskBehind: isDiskBehind(deployment),
+      mustStopWriting: isOverfull(deployment) && (instance?.started_ms_ago ?? 0) > (deployment.disk_full_ms_ago ?? 0),
       instance: instance && situationOf(instance),
       observed: observed && instance && observed.instanceId === instance.id ? observed : undefined,
       ...this.#lookAtLink(instance?.id),
@@ -247,13 +251,13 @@ export class Reconciler {
 
   /** What the runtime sees happen makes its deployment due; after a gap everything is looked at. */
   async #watchRuntime(): Promise<void> {
-    const { runtime, work, log } = this.#options;
+    const { runtime, work, vitals, log } = this.#options;
     while (!this.#stop.signal.aborted) {
       try {
         for await (const event of runtime.events(this.#stop.signal)) {
           if (event.type === 'resync') await this.#afterGap();
-          else if (event.type === 'die' || event.type === 'oom' || event.type === 'remove')
-            await work.lookAgain([event.deploymentId]);
+          else if (event.type === 'oom') await vitals.noteOom(event.instanceId, event.deploymentId);
+          else if (event.type === 'die' || event.type === 'remove') await work.lookAgain([event.deploymentId]);
         }
       } catch (error) {
         if (!this.#stop.signal.aborted) log.warn({ err: error }, `watching the engine failed: ${messageOf(error)}`);

@@ -48,7 +48,18 @@ export function specFor(leased: Leased, surroundings: { installationId: string; 
     volume: deployment.volume,
     hostname: deployment.id.replaceAll('_', '-'),
     limits: limitsOf(deployment),
+    diskMib: deployment.disk === 'hard' ? (deployment.disk_size_mib ?? deployment.disk_mib) : undefined,
   };
+}
+
+/** Whether its own file system was asked for less than its tier gives by now. It never shrinks. */
+export function isDiskBehind({ disk, disk_size_mib: size, disk_mib: wished }: Leased['deployment']): boolean {
+  return disk === 'hard' && size !== null && size < wished;
+}
+
+/** Whether nothing but somebody who looks holds its volume to its size, and it holds more: then no turn runs, so that none writes on. */
+export function isOverfull({ disk, disk_full_at: since }: Leased['deployment']): boolean {
+  return disk === 'soft' && since !== null;
 }
 
 /** What was asked for, and never more than the tier has. */

@@ -39,6 +39,18 @@ export interface Runtime {
   /** Removes a deployment's volume and everything in it. One that is gone is left alone; one in use throws `conflict`. */
   removeVolume(volume: string): Promise<void>;
 
+  /**
+   * How volumes that are made now can be bounded: `hard` by a file system of their own, which takes so much and no more; `soft` not at all by the
+   * runtime, so that somebody has to look. Why not `hard` is said in plain words.
+   */
+  diskBound(): Promise<DiskBound>;
+
+  /** Makes a volume of `hard` bound larger, never smaller; answers whether it is as large now. Where it cannot be while it is used, it is at a later call. */
+  growVolume(volume: string, sizeMib: number): Promise<boolean>;
+
+  /** What a volume of `hard` bound holds; undefined where that cannot be seen now. */
+  diskUse(volume: string): Promise<DiskUse | undefined>;
+
   /** What is known of one instance now, or undefined when there is none of that name. */
   inspect(name: string): Promise<Observed | undefined>;
 
@@ -72,6 +84,13 @@ export interface EngineInfo {
   version: string;
 }
 
+export type DiskBound = { kind: 'hard' } | { kind: 'soft'; why: string };
+
+export interface DiskUse {
+  usedBytes: number;
+  freeBytes: number;
+}
+
 export interface Limits {
   memoryMib: number;
   /** Thousandths of a core. */
@@ -98,6 +117,8 @@ export interface InstanceSpec {
   /** Stable across instances of a deployment. */
   hostname: string;
   limits: Limits;
+  /** The size of the volume's own file system, where its bound is `hard`; what there is already is not changed by it. */
+  diskMib?: number | undefined;
 }
 
 export type InstanceState = 'created' | 'running' | 'paused' | 'exited';
@@ -112,6 +133,8 @@ export interface Observed {
   state: InstanceState;
   exitCode?: number;
   oomKilled?: boolean;
+  /** Whether a process inside was killed for want of memory since it was started, and the instance went on. */
+  childOomKilled?: boolean;
   /** The engine's words when it could not run it. */
   error?: string;
   /** Milliseconds since the epoch. */
@@ -129,6 +152,8 @@ export interface ObservedVolume {
 export interface InstanceStats {
   memoryBytes: number;
   cpuSeconds: number;
+  /** Of the periods in which it wanted CPU since it was started, and of those in which it was held back. Absent where nobody counts them. */
+  cpuPeriods?: { all: number; throttled: number };
 }
 
 export interface LogOptions {

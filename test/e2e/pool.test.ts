@@ -1,5 +1,6 @@
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { FakeEngine } from '../../src/runtime/fake/engine.js';
 import { startApp, type TestApp } from '../support/app.js';
 import { databaseKinds } from '../support/database.js';
 import { until } from '../support/until.js';
@@ -18,7 +19,9 @@ const isFull = (app: TestApp) => until(async () => (await pooled(app)).length ==
 describe.each(databaseKinds)('the pool (%s)', (database) => {
   let app: TestApp;
   beforeAll(async () => {
-    app = await startApp({ database, env: { POOL_SIZE: String(SIZE) } });
+    const engine = new FakeEngine();
+    engine.bound = 'hard';
+    app = await startApp({ database, engine, env: { POOL_SIZE: String(SIZE) } });
   });
   afterAll(() => app.stop());
 
@@ -37,6 +40,7 @@ describe.each(databaseKinds)('the pool (%s)', (database) => {
     expect(kind).toBe('shared');
     const [claimed] = [...app.engine.instances.values()].filter((one) => one.spec.instanceId === instance.id);
     expect(claimed?.spec.limits).toEqual({ memoryMib: 4096, cpuMillis: 2000, pids: 512 });
+    expect(app.engine.volumes.get(claimed?.spec.volume ?? '')?.sizeMib).toBe(102_400);
     await isFull(app);
     expect(await pooled(app)).not.toContain(instance.id);
   });

@@ -21,6 +21,8 @@ const settled: Situation = {
   limits: 'few',
   specHash: 'a',
   configVersion: 3,
+  diskBehind: false,
+  mustStopWriting: false,
   instance: { specHash: 'a', limits: 'few', appliedVersion: 3, startedMsAgo: 1_000, runtimeStartedAtMs: 500, isStopped: false },
   observed: observed({ startedAt: 500 }),
   linkUp: true,
@@ -85,6 +87,17 @@ describe('the plan', () => {
     ],
     ['to sleep, up for its files: settled', { desired: 'asleep', filesAwake: true }, { do: 'settle' }],
     ['of other limits: they are changed while it runs', { limits: 'more' }, { do: 'limit' }],
+    ['of a smaller disk than its tier gives: it grows', { diskBehind: true }, { do: 'grow' }],
+    [
+      'its volume holds too much: ended, with time to finish',
+      { mustStopWriting: true },
+      { do: 'end', failed: false, graceMs: 10_000 },
+    ],
+    [
+      'its volume holds too much, and it was not started yet: it is, for its files',
+      { mustStopWriting: true, observed: observed({ state: 'created' }), instance: instance({ startedMsAgo: undefined }) },
+      { do: 'start' },
+    ],
     [
       'of other limits, paused and idle: not woken for it',
       { limits: 'more', rest: 'paused', observed: observed({ state: 'paused' }) },
@@ -137,6 +150,9 @@ describe('the plan', () => {
     );
     // The flag alone does not mean it: a child was killed, the gateway went on and ended by itself.
     expect(whyItEnded(observed({ state: 'exited', exitCode: 0, oomKilled: true }))).toBe('the container ended with exit code 0');
+    expect(whyItEnded(observed({ state: 'exited', exitCode: 3, childOomKilled: true }))).toBe(
+      'the container ended with exit code 3, after a process in it had been killed for want of memory',
+    );
     expect(whyItEnded(observed({ state: 'exited', exitCode: 137 }))).toContain('killed');
     expect(whyItEnded(observed({ state: 'exited', error: 'exec format error' }))).toContain('exec format error');
   });

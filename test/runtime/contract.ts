@@ -10,6 +10,8 @@ export interface Subject {
   killsOnMemory: boolean;
   /** Every byte of a long line is kept. Docker's json-file log cuts at 16 KiB and spoils a character that is cut through. */
   keepsCutCharacters: boolean;
+  /** How volumes that it makes can be bounded here. */
+  bound: 'hard' | 'soft';
   dispose(): Promise<void>;
 }
 
@@ -207,6 +209,44 @@ export function runtimeContract(name: string, setUp: () => Promise<Subject>): vo
       await runtime.removeVolume(volume);
       await runtime.removeVolume(volume);
       expect((await runtime.list()).volumes.some((found) => found.name === volume)).toBe(false);
+    });
+
+    test('a hard bound of a volume holds, grows, and is each volume’s own, whoever looks after it later', async () => {
+      expect(await runtime.diskBound()).toMatchObject({ kind: subject.bound });
+      if (subject.bound === 'soft') return;
+      const [full, other] = [await running({ diskMib: 8 }), await running({ diskMib: 8 })];
+      bench.tell(full, { fill: 64 });
+      const { text } = await untilLogged(runtime, full.name, 'filled');
+      expect(text).toMatch(/^filled \d+ ENOSPC$/);
+      expect(Number(text.split(' ')[1])).toBeGreaterThanOrEqual(7);
+      expect(Number(text.split(' ')[1])).toBeLessThanOrEqual(18);
+      expect((await runtime.diskUse(full.volume))!.freeBytes).toBeLessThan(1 << 20);
+      expect((await runtime.diskUse(other.volume))!.freeBytes).toBeGreaterThan(7 << 20);
+      bench.tell(other, { keep: 'a pearl' }, { recall: true });
+      await untilLogged(runtime, other.name, 'kept: a pearl');
+
+      const successor = subject.make(bench.run);
+      await successor.stop(full.name, 5_000);
+      bench.forget(full);
+      await successor.start(full.name);
+      bench.tell(full, { fill: 64 }, { say: ['stdout', 'still\n'] });
+      await untilLogged(successor, full.name, 'still');
+      await eventually(async () =>
+        expect((await readLog(successor, full.name)).filter((line) => line.text === 'filled 0 ENOSPC')).toHaveLength(1),
+      );
+      // While it is used that takes a privilege that not every root has.
+      const isGrown = await successor.growVolume(full.volume, 24);
+      await successor.stop(full.name, 5_000);
+      expect(await successor.growVolume(full.volume, 24)).toBe(true);
+      expect(await successor.growVolume(full.volume, 4)).toBe(true);
+      bench.forget(full);
+      await successor.start(full.name);
+      expect((await successor.diskUse(full.volume))!.freeBytes).toBeGreaterThan(10 << 20);
+      expect(typeof isGrown).toBe('boolean');
+      await successor.remove(full.name);
+      await successor.removeVolume(full.volume);
+      expect(await successor.diskUse(full.volume)).toBeUndefined();
+      await successor.close();
     });
 
     test('another installation is neither seen nor touched', async () => {

@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process';
-import { rm, statfs, truncate, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { readFile, rm, stat, statfs, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { pino } from 'pino';
@@ -13,13 +14,17 @@ import { PrivateEngine } from './private-engine.js';
 
 const run = promisify(execFile);
 
+const MAY_MOUNT = process.getuid?.() === 0 && existsSync('/dev/loop-control');
+
 runtimeContract('docker', async () => {
   const bench = new Bench(await testImage());
   return {
     bench,
-    make: (installationId) => new DockerRuntime({ installationId, log: silentLog }),
+    make: (installationId) =>
+      new DockerRuntime({ installationId, log: silentLog, disks: { dir: join(bench.folder, 'disks'), limits: 'auto' } }),
     killsOnMemory: true,
     keepsCutCharacters: false,
+    bound: MAY_MOUNT ? 'hard' : 'soft',
     dispose: async () => bench.dispose(),
   };
 });
@@ -85,6 +90,45 @@ describe('a docker instance', () => {
     });
     const after = await run('docker', ['inspect', '--format', '{{json .HostConfig}}', spec.name]);
     expect(JSON.parse(after.stdout)).toMatchObject(limits);
+  });
+
+  test('with a disk of its own finds it again when the host was started anew, and never another one in its place', async () => {
+    if (!MAY_MOUNT) return; // The contract says that there are none then.
+    const dir = join(bench.folder, 'disks');
+    const disked = new DockerRuntime({ installationId: bench.run, log: silentLog, disks: { dir, limits: 'hard' } });
+    const spec = bench.spec({ diskMib: 8 });
+    await disked.create(spec);
+    await disked.start(spec.name);
+    bench.tell(spec, { keep: 'a pearl' }, { say: ['stdout', 'written\n'] });
+    await untilLogged(disked, spec.name, 'written');
+    const mountPoint = join(dir, spec.volume, 'mnt');
+    const mounts = (await readFile('/proc/mounts', 'utf8')).split('\n').filter((line) => line.includes(spec.volume));
+    expect(mounts).toHaveLength(2); // On the host, and where the engine keeps its volumes.
+    for (const line of mounts) expect(line).toMatch(/ ext4 rw,nosuid,nodev,/);
+    expect(await stat(join(mountPoint, 'data'))).toMatchObject({ uid: spec.uid, gid: spec.uid });
+
+    await run('docker', ['stop', '-t', '0', spec.name]);
+    await run('umount', [mountPoint]);
+    await expect(run('docker', ['start', spec.name])).rejects.toThrow(/no such file or directory/);
+    bench.forget(spec);
+    await disked.start(spec.name);
+    bench.tell(spec, { recall: true });
+    await untilLogged(disked, spec.name, 'kept: a pearl');
+
+    // As where an instance takes another's place.
+    const second = bench.spec({ volume: spec.volume, deploymentId: spec.deploymentId, uid: spec.uid, diskMib: 8 });
+    await disked.create(second);
+    await disked.start(second.name);
+    await disked.remove(spec.name);
+    expect(await disked.diskUse(spec.volume)).toBeDefined();
+    bench.tell(second, { recall: true });
+    await untilLogged(disked, second.name, 'kept: a pearl');
+    await disked.remove(second.name);
+    expect(await disked.diskUse(spec.volume)).toBeUndefined();
+    await disked.removeVolume(spec.volume);
+    expect(existsSync(join(dir, spec.volume))).toBe(false);
+    expect((await run('losetup', ['--list'])).stdout).not.toContain(spec.volume);
+    await disked.close();
   });
 
   test('without its image or its link folder is refused in plain words', async () => {

@@ -1,6 +1,6 @@
 // The program that contract tests run inside instances: it does what the lines of `commands` in its link folder say, in order,
 // as they are added. Written for any Node, with nothing to install.
-import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { appendFileSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { execFileSync, spawn } from 'node:child_process';
 import { join } from 'node:path';
 
@@ -50,10 +50,23 @@ const commands = {
   ignoreTerm: () => (ignoreTerm = true),
   keep: (text) => writeFileSync(join(dataDir, 'kept'), text),
   recall: () => process.stdout.write(`kept: ${attempt(() => readFileSync(join(dataDir, 'kept'), 'utf8'))}\n`),
+  // So much, or as far as it goes.
+  fill: (mostMib) => {
+    let written = 0;
+    const said = attempt(() => {
+      for (; written < mostMib; written++) appendFileSync(join(dataDir, 'filling'), Buffer.alloc(1 << 20, 1));
+    });
+    process.stdout.write(`filled ${written} ${said}\n`);
+  },
   probe: () =>
     process.stdout.write(`${JSON.stringify(Object.fromEntries(Object.entries(probes).map(([k, f]) => [k, attempt(f)])))}\n`),
   // A child of its own group's, that holds its output open.
   spawn: () => process.stdout.write(`child ${spawn('/bin/sleep', ['1000'], { stdio: ['ignore', 'inherit', 'inherit'] }).pid}\n`),
+  // A child that takes all the memory there is.
+  oomChild: () =>
+    spawn(process.execPath, ['-e', 'for (const held = []; ;) held.push(Buffer.alloc(1 << 20, 1))']).on('exit', (code, signal) =>
+      process.stdout.write(`child ended ${signal}\n`),
+    ),
   oom: () => {
     for (const held = []; ;) held.push(Buffer.alloc(1 << 20, 1));
   },

@@ -41,8 +41,16 @@ class Program {
     else if ('ignoreTerm' in command) this.#ignoreTerm = true;
     else if ('keep' in command) this.#kept.set(this.#process.spec.volume, command.keep);
     else if ('recall' in command) this.#say('stdout', `kept: ${this.#kept.get(this.#process.spec.volume)}\n`);
+    else if ('fill' in command) this.#fill(command.fill);
     else if ('oom' in command) this.#engine.die(this.#process.spec.name, { oomKilled: true });
     else if ('exit' in command) this.#process.exit(command.exit);
+  }
+
+  #fill(mostMib: number): void {
+    const volume = this.#engine.volumes.get(this.#process.spec.volume)!;
+    const written = Math.min(mostMib, (volume.sizeMib ?? mostMib) - volume.usedBytes / 2 ** 20);
+    volume.usedBytes += written * 2 ** 20;
+    this.#say('stdout', `filled ${written} ${written < mostMib ? 'ENOSPC' : 'ok'}\n`);
   }
 
   #say(stream: 'stdout' | 'stderr', text: string): void {
@@ -62,6 +70,7 @@ function existsThenRead(file: string): string {
 
 runtimeContract('fake', async () => {
   const engine = new FakeEngine();
+  engine.bound = 'hard';
   const bench = new Bench('fake:1');
   const kept = new Map<string, string>();
   return {
@@ -70,6 +79,7 @@ runtimeContract('fake', async () => {
       new FakeRuntime({ installationId, engine, onStart: (_, process) => void new Program(process, engine, kept) }),
     killsOnMemory: true,
     keepsCutCharacters: true,
+    bound: 'hard',
     dispose: async () => bench.dispose(),
   };
 });

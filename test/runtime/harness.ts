@@ -15,6 +15,8 @@ export type Command =
   | { ignoreTerm: true }
   | { keep: string }
   | { recall: true }
+  | { fill: number }
+  | { oomChild: true }
   | { probe: true }
   | { oom: true }
   | { spawn: true }

@@ -75,6 +75,24 @@ describe('container options', () => {
     });
   });
 
+  test('a volume with a disk of its own is that disk’s folder, and is found by its container', () => {
+    const disked = { ...spec, diskMib: 1024 };
+    expect(volumeOptions(disked, '/srv/berth/disks/v/mnt/data')).toEqual({
+      Name: 'berth-itl_1-dep_1',
+      Driver: 'local',
+      DriverOpts: { type: 'none', o: 'bind', device: '/srv/berth/disks/v/mnt/data' },
+      Labels: {
+        'berth.installation': 'itl_1',
+        'berth.deployment': 'dep_1',
+        'berth.user': 'usr_1',
+        'berth.disk': 'berth-itl_1-dep_1',
+      },
+    });
+    const { Labels, HostConfig } = containerOptions(disked);
+    expect(Labels?.['berth.disk']).toBe('berth-itl_1-dep_1');
+    expect(HostConfig?.Mounts?.[0]).toMatchObject({ Type: 'volume', Target: '/data', VolumeOptions: { NoCopy: true } });
+  });
+
   test('the spec’s hash does not depend on the order of fields, and does on every value', () => {
     const reversed = Object.fromEntries(Object.entries(spec).reverse()) as unknown as InstanceSpec;
     expect(specHash(reversed)).toBe(specHash(spec));

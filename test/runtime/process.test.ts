@@ -22,6 +22,7 @@ runtimeContract('process', async () => {
     make: (installationId) => new ProcessRuntime({ installationId, dataDir, gatewayPath, log: silentLog }),
     killsOnMemory: false,
     keepsCutCharacters: true,
+    bound: 'soft',
     dispose: async () => bench.dispose(),
   };
 });

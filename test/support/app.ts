@@ -181,11 +181,10 @@ export class TestApp {
     if (this.runtime.name === 'fake') return;
     const runtime = makeRuntime(this.runtime.name, {
       installationId: this.installation.id,
-      dataDir: this.dataDir,
       gatewayPath: '',
       engine: this.engine,
       gateways: this.gateways,
-      dockerHost: this.config.dockerHost,
+      config: this.config,
     });
     const { instances, volumes } = await runtime.list();
     for (const instance of instances) await runtime.remove(instance.name);
@@ -204,6 +203,7 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
     DATA_DIR: dataDir,
     READY_TIMEOUT_MS: '30000',
     POOL_SIZE: '0',
+    DISK_LIMITS: 'soft',
     REPLACE_PROBATION_MS: '300',
     ORPHAN_GRACE_MS: '0',
     AGENT_IMAGE: 'berth-agent:latest',
@@ -221,14 +221,7 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
   const gateways = new FakeGateways();
   const kind = options.runtime ?? 'fake';
   const gatewayPath = kind === 'process' ? await bundleGateway() : '';
-  const runtime = makeRuntime(kind, {
-    installationId: installation.id,
-    dataDir,
-    gatewayPath,
-    engine,
-    gateways,
-    dockerHost: config.dockerHost,
-  });
+  const runtime = makeRuntime(kind, { installationId: installation.id, gatewayPath, engine, gateways, config });
   const log = createLog(process.env.TEST_LOG_LEVEL ?? 'silent');
   const processId = `p${randomBytes(4).toString('hex')}`;
   const app = createApp({
@@ -267,17 +260,18 @@ async function databaseFor({ database, beside }: TestAppOptions): Promise<TestDa
 
 interface RuntimeParts {
   installationId: string;
-  dataDir: string;
   gatewayPath: string;
   engine: FakeEngine;
   gateways: FakeGateways;
-  dockerHost: string | undefined;
+  config: Config;
 }
 
 function makeRuntime(kind: 'fake' | 'process' | 'docker', parts: RuntimeParts): Runtime {
-  const { installationId, dataDir, gatewayPath, engine, gateways, dockerHost } = parts;
+  const { installationId, gatewayPath, engine, gateways, config } = parts;
+  const { dataDir, dockerHost } = config;
   const log = createLog('silent');
-  if (kind === 'docker') return new DockerRuntime({ installationId, log, ...(dockerHost ? { dockerHost } : {}) });
+  const disks = { dir: config.diskDir, limits: config.diskLimits };
+  if (kind === 'docker') return new DockerRuntime({ installationId, log, disks, ...(dockerHost ? { dockerHost } : {}) });
   if (kind === 'process')
     return new ProcessRuntime({ installationId, dataDir: join(dataDir, 'process'), gatewayPath, log, allowTools: true });
   return new FakeRuntime({

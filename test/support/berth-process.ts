@@ -25,7 +25,15 @@ export class BerthProcess {
   private constructor(dataDir: string, port: number, env: Record<string, string>) {
     this.dataDir = dataDir;
     this.url = `http://127.0.0.1:${port}`;
-    this.#env = { PORT: String(port), DATA_DIR: dataDir, LOG_LEVEL: 'info', ORPHAN_GRACE_MS: '0', POOL_SIZE: '0', ...env };
+    this.#env = {
+      PORT: String(port),
+      DATA_DIR: dataDir,
+      LOG_LEVEL: 'info',
+      ORPHAN_GRACE_MS: '0',
+      POOL_SIZE: '0',
+      DISK_LIMITS: 'soft',
+      ...env,
+    };
   }
 
   /** Prepares one without starting it. `dataDir`: that of another process, to stand beside it. */

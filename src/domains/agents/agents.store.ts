@@ -153,6 +153,8 @@ export async function findRoute(db: Db, userId: string, agent: string) {
       'a.moving_from',
       'd.desired as deployment_desired',
       'd.rest',
+      'd.disk',
+      'd.disk_full_at',
       'd.state',
       'd.stage',
       'd.reason',

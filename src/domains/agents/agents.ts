@@ -48,6 +48,8 @@ export interface AgentRoute {
   isAsleep: boolean;
   /** Whether it sleeps for want of use: a use wakes it. */
   isResting: boolean;
+  /** Whether its volume holds more than it may, so that no turn of it may run. */
+  isOverfull: boolean;
 }
 
 const NO_NETWORK: NetworkPolicy = { mode: 'none' };
@@ -240,6 +242,7 @@ export class Agents {
       isStopped: row.desired === 'stopped',
       isAsleep: row.deployment_desired === 'asleep',
       isResting: row.rest !== null,
+      isOverfull: row.disk === 'soft' && row.disk_full_at !== null,
     };
   }
 
@@ -254,7 +257,7 @@ export class Agents {
     return this.#reach.from(userId, route, wait);
   }
 
-  /** Throws `conflict` where no turn of the agent may begin, since its user stopped it. */
+  /** Throws where no turn of the agent may begin. */
   refuseStopped(route: AgentRoute): void {
     refuseStopped(route);
   }

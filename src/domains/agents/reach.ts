@@ -87,7 +87,13 @@ export class Reach {
   }
 }
 
-/** Throws `conflict` where the agent's user stopped it. */
+/** Throws `conflict` where the agent's user stopped it, and `insufficient_storage` where its volume holds too much. */
 export function refuseStopped(route: AgentRoute): void {
   if (route.isStopped) throw new AppError('conflict', 'the agent is stopped: start it with POST …/start');
+  if (route.isOverfull)
+    throw new AppError(
+      'insufficient_storage',
+      'the agent’s disk is full: delete files of it (DELETE …/files/…), and its turns run again within seconds',
+      { retryAfterS: 15 },
+    );
 }

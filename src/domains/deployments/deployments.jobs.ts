@@ -2,6 +2,7 @@ import type { LinkHost } from '../../link/host.js';
 import type { Job } from '../../lib/loop.js';
 import type { Deployments } from './deployments.js';
 import type { Pool } from './pool.js';
+import type { Vitals } from './vitals.js';
 
 export interface RestJobOptions {
   deployments: Deployments;
@@ -30,4 +31,9 @@ export function restJob({ deployments, links, everyMs = 5_000, pausedS = 900 }: 
 /** Keeps the pool full: one query of an index a second where it is. */
 export function fillPoolJob(pool: Pool): Job {
   return { name: 'fill the pool', everyMs: 1_000, run: () => pool.fill() };
+}
+
+/** Measures what is due. One that has just become ready is, so that its figures are there soon. */
+export function measureJob(vitals: Vitals, everyMs = 5_000): Job {
+  return { name: 'measure', everyMs, run: (signal) => vitals.measure(signal) };
 }

@@ -55,6 +55,29 @@ export const NetworkWish = z
 const State = z.enum(['none', 'pending', 'deploying', 'ready', 'asleep', 'failing', 'deleting']);
 const Stage = z.enum(STAGES);
 
+/** How its limits hold it; shown by `explain` too. */
+export const DiskStatus = z
+  .object({
+    bound: z.enum(['hard', 'soft']).nullable().openapi({
+      description:
+        '`hard`: its volume is a file system of its own; `soft`: somebody looks now and then, and one that holds too much is ended. Null until it is made.',
+    }),
+    limit_mib: z.number().int(),
+    used_mib: z.number().int().nullable().openapi({ description: 'When it was last measured; null before.' }),
+    full: z.boolean(),
+  })
+  .openapi('DiskStatus');
+
+export const PressureStatus = z
+  .object({
+    oom_kills: z.number().int().openapi({ description: 'Processes of this instance that were killed for want of memory.' }),
+    last_oom_at: z.string().nullable(),
+    cpu_throttled_percent: z.number().int().nullable().openapi({
+      description: 'Of the time in which it wanted CPU, when it was last measured: the share in which it was held back.',
+    }),
+  })
+  .openapi('PressureStatus');
+
 export const DeploymentStatus = z
   .object({
     id: z.string(),
@@ -71,6 +94,11 @@ export const DeploymentStatus = z
     attempts: z.number().int().openapi({ description: 'Failures in a row; forgotten after a minute of running.' }),
     next_attempt_at: z.string().nullable(),
     instance: z.object({ id: z.string(), generation: z.number().int(), started_at: z.string().nullable() }).nullable(),
+    disk: DiskStatus,
+    pressure: PressureStatus,
+    notices: z
+      .array(z.object({ code: z.string(), text: z.string() }))
+      .openapi({ description: 'What its limits do to it, in plain words.' }),
     stages: z.array(z.object({ stage: Stage, started_at: z.string(), ms: z.number().int().nullable() })),
   })
   .openapi('DeploymentStatus');

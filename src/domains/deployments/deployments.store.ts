@@ -303,9 +303,13 @@ export async function retireAll(db: Db, userId: string): Promise<string[]> {
 export async function readStatus(db: Db, userId: string) {
   return db
     .selectFrom('deployments as d')
+    .innerJoin('users as u', 'u.id', 'd.user_id')
+    .innerJoin('tiers as t', 't.name', 'u.tier')
     .leftJoin('instances as i', (join) =>
       join.onRef('i.deployment_id', '=', 'd.id').on('i.ended_at', 'is', null).on('i.role', '=', 'current'),
     )
+    .select(['d.disk', 'd.disk_size_mib', 'd.disk_pending', 'd.disk_used_mib', 'd.disk_full_at', 'd.limits'])
+    .select(['t.disk_mib', 't.memory_mib', 't.cpu_millis', 'i.oom_kills', 'i.oom_at', 'i.cpu_throttled'])
     .select([
       'd.id',
       'd.kind',

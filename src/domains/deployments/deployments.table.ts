@@ -73,6 +73,24 @@ export interface DeploymentsTable {
   roll_after: Generated<Date | null>;
   /** What it was to be made of. */
   roll_failed: Generated<string | null>;
+  /** What holds its volume to its size, chosen when that was made: a file system of its own, or somebody who looks now and then. */
+  disk: Generated<'hard' | 'soft' | null>;
+  /** What its own file system was asked to have. */
+  disk_size_mib: Generated<number | null>;
+  /** Whether it has less still, since it could not be made larger while it was used. */
+  disk_pending: Generated<boolean>;
+  disk_used_mib: Generated<number | null>;
+  /** Since when it has no room left, or holds more than it may. */
+  disk_full_at: Generated<Date | null>;
+  /** When it is to be measured next, while it runs; null: now. */
+  measure_at: Generated<Date | null>;
+  /** The memory that is set aside for it on the host; null: none, so that it must ask before it is started. */
+  room_mib: Generated<number | null>;
+  room_at: Generated<Date | null>;
+  /** Since when it waits for room; null: it does not. */
+  queued_at: Generated<Date | null>;
+  /** Its place among those that wait: each user has one a turn. */
+  queue_turn: Generated<string | null>;
   lease_owner: string | null;
   lease_until: Date | null;
   /** Rises with every lease: a write carries the epoch it was claimed under, so a process that lost its lease changes nothing. */
@@ -107,6 +125,11 @@ export interface InstancesTable {
   created_at: Generated<Date>;
   /** When it was stopped on purpose, so that its end is no failure; null again once it runs. */
   stopped_at: Date | null;
+  /** How often processes in it were killed for want of memory while it went on, and when the last was. */
+  oom_kills: Generated<number>;
+  oom_at: Generated<Date | null>;
+  /** The share of the time in which it wanted CPU and was held back, when it was last measured. */
+  cpu_throttled: Generated<number | null>;
   ended_at: Date | null;
   end_reason: string | null;
 }

@@ -6,6 +6,7 @@ import type { DeploymentStatus, DeployStatus } from './deployments.schema.js';
 import * as store from './deployments.store.js';
 import * as pool from './pool.store.js';
 import { News } from '../../events/news.js';
+import { type Held, heldStatus, type Notice, noticesOf } from './held.js';
 import { type NetworkPolicy, type Stage, STAGES } from './deployments.table.js';
 
 /** How far each stage is from nothing to an agent that answers. */
@@ -16,6 +17,8 @@ const WATCH_POLL_MS = 500;
 
 /** How long a deployment that was woken for its files stays up after the last call. */
 const FILES_AWAKE_S = 60;
+
+export type { Notice } from './held.js';
 
 export interface Placement {
   deploymentId: string;
@@ -144,6 +147,17 @@ export class Deployments {
     return summarise(userName, (await store.readStatus(this.#db, userId)).map(statusOf));
   }
 
+  /** How full its disk is and how its limits hold it, by what its rows say. */
+  heldOf(held: Held): Pick<DeploymentStatus, 'disk' | 'pressure'> {
+    const { disk, pressure } = heldStatus(held);
+    return { disk, pressure };
+  }
+
+  /** What its limits do to a deployment, by what its rows say. */
+  noticesOf(held: Held): Notice[] {
+    return noticesOf(held, Date.now());
+  }
+
   /** The status now and after every change, until everything is settled or `signal` aborts. */
   async *watch(userId: string, userName: string, signal: AbortSignal): AsyncGenerator<DeployStatus> {
     const ids = new Set<string>();
@@ -223,6 +237,7 @@ function statusOf(row: StatusRow): DeploymentStatus {
             generation: row.instance_generation ?? 0,
             started_at: row.instance_started_at?.toISOString() ?? null,
           },
+    ...heldStatus(row),
     stages: row.stages.map((timing) => ({ stage: timing.stage, started_at: timing.started_at, ms: timing.ms ?? null })),
   };
 }

@@ -66,7 +66,8 @@ export async function readLeasedAcrossTenants(db: Db, lease: Lease) {
     .leftJoin('users as u', 'u.id', 'd.user_id')
     .innerJoin('tiers as t', (join) => join.on('t.name', '=', sql<string>`coalesce(u.tier, ${POOL_TIER})`))
     .selectAll('d')
-    .select(['t.memory_mib', 't.cpu_millis', 't.pids'])
+    .select(['t.memory_mib', 't.cpu_millis', 't.pids', 't.disk_mib'])
+    .select(msSince('d.disk_full_at').as('disk_full_ms_ago'))
     .select(sql<number | null>`(extract(epoch from (files_until - now())) * 1000)::float8`.as('files_ms_left'))
     .select(sql<number | null>`(extract(epoch from (roll_after - now())) * 1000)::float8`.as('roll_ms_left'))
     .where('d.id', '=', lease.deploymentId)
@@ -110,6 +111,9 @@ export interface DeploymentChange {
   reason?: string | null;
   attempts?: number;
   generation?: number;
+  disk?: 'hard' | 'soft';
+  disk_size_mib?: number;
+  disk_pending?: boolean;
   roll_attempts?: number;
   roll_failed?: string | null;
   /** From now on; null: not at all. */

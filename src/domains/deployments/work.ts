@@ -92,6 +92,14 @@ export class DeploymentWork {
     this.#bus.publish('deployment', lease.deploymentId);
   }
 
+  /** Notes what holds its volume to its size, and how large that is. */
+  async setDisk(
+    lease: store.Lease,
+    disk: Pick<store.DeploymentChange, 'disk' | 'disk_size_mib' | 'disk_pending'>,
+  ): Promise<void> {
+    await this.#write(this.#db, lease, disk);
+  }
+
   /** Adds the live instance of that role, a generation further. */
   async admit(
     lease: store.Lease,

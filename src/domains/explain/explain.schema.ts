@@ -1,4 +1,5 @@
 import { z } from '@hono/zod-openapi';
+import { DiskStatus, PressureStatus } from '../deployments/deployments.schema.js';
 
 export const VERDICTS = ['ok', 'waiting', 'asleep', 'stopped', 'failing', 'refusing'] as const;
 export type Verdict = (typeof VERDICTS)[number];
@@ -24,6 +25,9 @@ const Instance = z.object({
   started_at: z.string().nullable(),
   memory_bytes: z.number().nullable(),
   memory_limit_mib: z.number().int(),
+  child_oom_killed: z
+    .boolean()
+    .openapi({ description: 'Whether a process in it was killed for want of memory while it went on.' }),
 });
 
 const LastFailure = z.object({
@@ -64,6 +68,8 @@ export const ExplainAnswer = z
       linked: z.boolean().openapi({ description: 'Whether the process that answers can reach its gateway.' }),
       engine: z.object({ answers: z.boolean(), detail: z.string().nullable() }),
       instance: Instance.nullable(),
+      disk: DiskStatus,
+      pressure: PressureStatus,
       turns_running: z.number().int(),
     }),
     last_turn: z

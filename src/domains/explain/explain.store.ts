@@ -24,6 +24,8 @@ export async function readStanding(db: Db, userId: string, agent: string) {
     .select(['a.id', 'a.name', 'a.model', 'a.desired', 'a.moving_from', 'a.config_version as wanted_version', 'a.deployment_id'])
     .select(['d.desired as deployment_desired', 'd.kind', 'd.state', 'd.stage', 'd.reason', 'd.rest', 'd.attempts', 'd.limits'])
     .select(['d.due_at', 'd.idle_at', 'd.files_until'])
+    .select(['d.disk', 'd.disk_size_mib', 'd.disk_pending', 'd.disk_used_mib', 'd.disk_full_at', 't.disk_mib'])
+    .select(['i.oom_kills', 'i.oom_at', 'i.cpu_throttled'])
     .select(['i.id as instance_id', 'i.name as instance_name', 'i.generation', 'i.started_at', 'i.applied_version'])
     .select(['t.name as tier', 't.memory_mib', 't.cpu_millis', 't.tokens_per_month', 'm.tokens'])
     .select(sql<Date>`${MONTH_BEGAN} + interval '1 month'`.as('next_month'))

@@ -2,6 +2,7 @@ import type { Kysely } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import { AppError, messageOf } from '../../lib/errors.js';
 import type { Runtime } from '../../runtime/runtime.js';
+import type { Deployments } from '../deployments/deployments.js';
 import type { Logs } from '../logs/logs.js';
 import type { AgentStatsAnswer, ExplainAnswer } from './explain.schema.js';
 import * as store from './explain.store.js';
@@ -17,6 +18,7 @@ export interface ExplainOptions {
   db: Kysely<Schema>;
   runtime: Runtime;
   logs: Pick<Logs, 'lastOf'>;
+  deployments: Pick<Deployments, 'noticesOf' | 'heldOf'>;
   /** Whether this process reaches an instance's gateway. */
   reaches: (instanceId: string) => boolean;
   /** Throws where no provider serves the model. */
@@ -45,13 +47,19 @@ export class Explain {
     const linked = instance_id !== null && reaches(instance_id);
     const lastTurn = turns.last ? turnOf(turns.last) : null;
     const memoryLimitMib = memoryLimit(standing);
+    const notices = this.#options.deployments.noticesOf(standing);
     const modelRefused = this.#whyNoModel(standing.model);
     return {
       agent: name,
       agent_id: id,
-      ...explain({ standing, sight, linked, modelRefused, lastTurn, memoryLimitMib }),
+      ...explain({ standing, sight, linked, modelRefused, lastTurn, memoryLimitMib, notices }),
       desired: wishOf(standing),
-      actual: { ...stateOf(standing, sight, memoryLimitMib), linked, turns_running: turns.running },
+      actual: {
+        ...stateOf(standing, sight, memoryLimitMib),
+        ...this.#options.deployments.heldOf(standing),
+        linked,
+        turns_running: turns.running,
+      },
       last_turn: lastTurn,
       last_failure: failureOf(failure, standing, sight),
       log: log.map(({ time, stream, level, message }) => ({ time, stream, level, message })),
@@ -158,6 +166,8 @@ function stateOf(standing: store.Standing, { answers, detail, observed, stats }:
             started_at: started_at?.toISOString() ?? null,
             memory_bytes: stats?.memoryBytes ?? null,
             memory_limit_mib: memoryLimitMib,
+            // The engine itself tells only of one that has ended.
+            child_oom_killed: (standing.oom_kills ?? 0) > 0 || observed?.childOomKilled === true,
           },
   };
 }

@@ -1,5 +1,6 @@
 import type { ExplainAnswer, Verdict } from './explain.schema.js';
 import type { Standing } from './explain.store.js';
+import type { Notice } from '../deployments/deployments.js';
 import type { Sight } from './sight.js';
 
 /** All that a verdict rests on. */
@@ -12,6 +13,8 @@ export interface Situation {
   modelRefused: string | undefined;
   lastTurn: ExplainAnswer['last_turn'];
   memoryLimitMib: number;
+  /** What its limits do to it. */
+  notices: Notice[];
 }
 
 interface Finding {
@@ -32,7 +35,7 @@ const FIRST_WAKE = 'POST …/start or any chat wakes it at once';
 
 /** The verdict with its words: pure, so that every case is a row of a test's table. The first finding decides. */
 export function explain(situation: Situation): Explained {
-  const findings = FINDERS.flatMap((find) => find(situation) ?? []);
+  const findings = [...FINDERS.flatMap((find) => find(situation) ?? []), ...situation.notices.flatMap(noticed)];
   const first = findings[0];
   const verdict = first?.verdict ?? 'ok';
   const { name } = situation.standing;
@@ -61,6 +64,7 @@ const FINDERS: ((situation: Situation) => Finding | undefined)[] = [
   stopped,
   overBudget,
   withoutModel,
+  overfull,
   failing,
   moving,
   resting,
@@ -92,6 +96,19 @@ function overBudget({ standing: { tokens_per_month: limit, tokens, tier, next_mo
     youCan: ['wait for the next month, or have an admin give the user a larger tier'],
     next: [{ what: 'serves turns again with the tokens of the next month', at: next_month.toISOString() }],
   };
+}
+
+/** No turn runs while its volume holds more than it may and nothing but this keeps it from more. */
+function overfull({ notices }: Situation): Finding | undefined {
+  const notice = notices.find(({ code }) => code === 'disk_over_bound');
+  if (!notice) return undefined;
+  const next = [{ what: 'lets turns run again within seconds of there being room', at: null }];
+  return { verdict: 'refusing', ...notice, next };
+}
+
+/** What makes it slow, or may end it, while it is served. */
+function noticed({ code, text, youCan }: Notice): Finding[] {
+  return code === 'disk_over_bound' ? [] : [{ verdict: 'ok', code, text: `it is served, but ${text}`, youCan }];
 }
 
 function withoutModel({ modelRefused, standing: { model } }: Situation): Finding | undefined {

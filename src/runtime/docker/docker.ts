@@ -5,6 +5,8 @@ import type { Log } from '../../lib/log.js';
 import { Gate } from '../gate.js';
 import { joinSignals } from '../../lib/joined-signal.js';
 import type {
+  DiskBound,
+  DiskUse,
   EngineInfo,
   InstanceSpec,
   InstanceStats,
@@ -16,11 +18,14 @@ import type {
   Runtime,
   RuntimeEvent,
 } from '../runtime.js';
+import { Bound } from './bound.js';
+import { Disks } from './disks.js';
 import { Engine } from './engine.js';
 import { EngineEvents } from './events.js';
 import { statusOf, unavailable } from './faults.js';
 import { logQuery, readLines } from './logs.js';
 import {
+  diskOf,
   observeInspected,
   observeListed,
   readInspect,
@@ -54,7 +59,12 @@ export interface DockerRuntimeOptions {
   deadlines?: Partial<DockerDeadlines>;
   /** Starts at a time. One costs the engine about 300 ms of CPU; more at once only makes all of them slow. */
   startConcurrency?: number;
+  /** Where volumes get file systems of their own, if they may; absent: nowhere. */
+  disks?: { dir: string; limits: 'auto' | 'hard' | 'soft' };
 }
+
+/** An instance with the volume that it has where that is a file system of its own. */
+type Found = Observed & { disk?: string };
 
 type ContainerCall = (container: Docker.Container, abortSignal: AbortSignal) => Promise<unknown>;
 
@@ -70,6 +80,7 @@ export class DockerRuntime implements Runtime {
   readonly #engine: Engine;
   readonly #deadlines: DockerDeadlines;
   readonly #volumes: Volumes;
+  readonly #bound: Bound;
   readonly #starts: Gate;
   readonly #log: Log;
   readonly #closed = new AbortController();
@@ -78,7 +89,9 @@ export class DockerRuntime implements Runtime {
     this.#installationId = options.installationId;
     this.#engine = new Engine(options.dockerHost);
     this.#deadlines = { ...DEADLINES, ...options.deadlines };
-    this.#volumes = new Volumes(this.#engine, this.#installationId, this.#deadlines);
+    const disks = options.disks && new Disks(options.disks.dir);
+    this.#volumes = new Volumes(this.#engine, this.#installationId, this.#deadlines, disks);
+    this.#bound = new Bound(disks, options);
     this.#starts = new Gate(options.startConcurrency ?? 3);
     this.#log = options.log;
   }
@@ -110,9 +123,11 @@ export class DockerRuntime implements Runtime {
   }
 
   async start(name: string): Promise<void> {
-    const { runtimeId, state } = await this.#mustFind(name);
+    const { runtimeId, state, disk } = await this.#mustFind(name);
     if (state === 'running') return;
     if (state === 'paused') throw new AppError('conflict', `instance ${name} is paused`);
+    // Not mounted any more where it was stopped, or the host was started anew.
+    if (disk !== undefined) await this.#volumes.disks.mount(disk);
     const start: ContainerCall = (container, abortSignal) => container.start({ abortSignal });
     await this.#queueForStart(() => this.#change('starting the instance', this.#deadlines.startMs, runtimeId, start, [304]));
   }
@@ -123,6 +138,7 @@ export class DockerRuntime implements Runtime {
     const t = Math.ceil(Math.max(0, graceMs) / 1000);
     const stop: ContainerCall = (container, abortSignal) => container.stop({ t, abortSignal });
     await this.#change('stopping the instance', t * 1000 + this.#deadlines.changeMs, found.runtimeId, stop, [304, 404]);
+    await this.#releaseDisk(found.disk);
   }
 
   async pause(name: string): Promise<void> {
@@ -172,17 +188,32 @@ export class DockerRuntime implements Runtime {
     const remove: ContainerCall = (container, abortSignal) => container.remove({ force: true, v: true, abortSignal });
     await this.#change('removing the instance', this.#deadlines.changeMs, found.runtimeId, remove, [404, 409]);
     await this.#untilGone(name, found.runtimeId);
+    await this.#releaseDisk(found.disk);
   }
 
   removeVolume(volume: string): Promise<void> {
     return this.#volumes.remove(volume);
   }
 
-  async inspect(name: string): Promise<Observed | undefined> {
+  diskBound(): Promise<DiskBound> {
+    return this.#bound.get();
+  }
+
+  growVolume(volume: string, sizeMib: number): Promise<boolean> {
+    return this.#volumes.disks.grow(volume, sizeMib);
+  }
+
+  diskUse(volume: string): Promise<DiskUse | undefined> {
+    return this.#volumes.disks.use(volume);
+  }
+
+  async inspect(name: string): Promise<Found | undefined> {
     const answer = await this.#inspectAny(name);
     const observed = answer && observeInspected(answer, this.#installationId);
     // The engine also finds by the beginning of an id; an instance has one name and one id.
-    return observed?.name === name || observed?.runtimeId === name ? observed : undefined;
+    if (!answer || (observed?.name !== name && observed?.runtimeId !== name)) return undefined;
+    const disk = diskOf(answer);
+    return disk === undefined ? observed : { ...observed, disk };
   }
 
   async list(): Promise<{ instances: Observed[]; volumes: ObservedVolume[] }> {
@@ -276,7 +307,15 @@ export class DockerRuntime implements Runtime {
     }
   }
 
-  async #mustFind(name: string): Promise<Observed> {
+  /** Once no container uses it any more: the one that takes another's place has the same. */
+  async #releaseDisk(volume: string | undefined): Promise<void> {
+    if (volume === undefined) return;
+    const filters = { label: [`${LABEL.disk}=${volume}`], status: ['running', 'paused'] };
+    const users = await this.#look('listing instances', (docker, abortSignal) => docker.listContainers({ filters, abortSignal }));
+    if (readList(users).length === 0) await this.#volumes.disks.release(volume);
+  }
+
+  async #mustFind(name: string): Promise<Found> {
     const found = await this.inspect(name);
     if (!found) throw new AppError('not_found', `there is no instance ${name}`);
     return found;

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { InstanceState, Observed, ObservedVolume } from '../runtime.js';
+import type { InstanceState, InstanceStats, Observed, ObservedVolume } from '../runtime.js';
 import { LABEL } from './options.js';
 import { unavailable } from './faults.js';
 
@@ -30,7 +30,10 @@ const versionShape = z.object({ Version: z.string().min(1) });
 
 const statsShape = z.object({
   memory_stats: z.object({ usage: z.number().optional(), stats: z.record(z.string(), z.number()).optional() }),
-  cpu_stats: z.object({ cpu_usage: z.object({ total_usage: z.number() }) }),
+  cpu_stats: z.object({
+    cpu_usage: z.object({ total_usage: z.number() }),
+    throttling_data: z.object({ periods: z.number(), throttled_periods: z.number() }).optional(),
+  }),
 });
 
 export type Inspected = z.infer<typeof inspectShape>;
@@ -44,13 +47,15 @@ export const readVolumes = (answer: unknown): InspectedVolume[] => read(volumesS
 export const readVersion = (answer: unknown): string => read(versionShape, answer).Version;
 
 /** Memory without the page cache that the kernel would give back at once (cgroup v1 and v2 name it differently). */
-export function readStats(answer: unknown): { memoryBytes: number; cpuSeconds: number } {
+export function readStats(answer: unknown): InstanceStats {
   const stats = read(statsShape, answer);
   const inner = stats.memory_stats.stats ?? {};
+  const { cpu_usage, throttling_data: throttling } = stats.cpu_stats;
   const cache = inner['total_inactive_file'] ?? inner['inactive_file'] ?? 0;
   return {
     memoryBytes: Math.max(0, (stats.memory_stats.usage ?? 0) - cache),
-    cpuSeconds: stats.cpu_stats.cpu_usage.total_usage / 1e9,
+    cpuSeconds: cpu_usage.total_usage / 1e9,
+    ...(throttling ? { cpuPeriods: { all: throttling.periods, throttled: throttling.throttled_periods } } : {}),
   };
 }
 
@@ -83,12 +88,19 @@ export function observeInspected(found: Inspected, installationId: string): Obse
   // The engine writes year 1 for "never".
   if (startedAt > 0) observed.startedAt = startedAt;
   if (found.State.Error) observed.error = found.State.Error;
+  const isOom = found.State.OOMKilled === true;
   if (state === 'exited') {
     observed.exitCode = found.State.ExitCode;
     // The flag alone also stands when only a child was killed and the instance went on.
-    observed.oomKilled = found.State.OOMKilled === true && found.State.ExitCode === 137;
+    observed.oomKilled = isOom && found.State.ExitCode === 137;
   }
+  if (isOom && !observed.oomKilled) observed.childOomKilled = true;
   return observed;
+}
+
+/** The volume of a container that has a file system of its own; undefined for any other. */
+export function diskOf(found: Inspected): string | undefined {
+  return found.Config.Labels?.[LABEL.disk];
 }
 
 /** The same from the engine's list, which says neither exit code nor start time. */

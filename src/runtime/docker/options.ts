@@ -12,6 +12,8 @@ export const LABEL = {
   user: 'berth.user',
   generation: 'berth.generation',
   spec: 'berth.spec',
+  /** Name of the volume, on what has one that is a file system of its own. */
+  disk: 'berth.disk',
 } as const;
 
 const MIB = 1024 * 1024;
@@ -35,10 +37,14 @@ export function containerOptions(spec: InstanceSpec): Docker.ContainerCreateOpti
   };
 }
 
-/** The engine's options for a deployment's data volume. It outlives instances, so it carries no instance. */
-export function volumeOptions(spec: InstanceSpec): Docker.VolumeCreateOptions {
+/**
+ * The engine's options for a deployment's data volume. It outlives instances, so it carries no instance. `folder`: where its own file system
+ * is mounted, where it has one.
+ */
+export function volumeOptions(spec: InstanceSpec, folder?: string): Docker.VolumeCreateOptions {
   const { [LABEL.instance]: _instance, [LABEL.generation]: _generation, ...labels } = ownerLabels(spec);
-  return { Name: spec.volume, Driver: 'local', Labels: labels };
+  const options = { Name: spec.volume, Driver: 'local', Labels: labels };
+  return folder === undefined ? options : { ...options, DriverOpts: { type: 'none', o: 'bind', device: folder } };
 }
 
 /** Tells two specs apart: 16 hex digits over all fields, whatever their order. */
@@ -64,6 +70,7 @@ function ownerLabels(spec: InstanceSpec): Record<string, string> {
     [LABEL.instance]: spec.instanceId,
     [LABEL.user]: spec.userId,
     [LABEL.generation]: String(spec.generation),
+    ...(spec.diskMib === undefined ? {} : { [LABEL.disk]: spec.volume }),
   };
 }
 
@@ -97,9 +104,13 @@ function hostConfig(spec: InstanceSpec): Docker.HostConfig {
     RestartPolicy: { Name: 'no' },
     LogConfig: { Type: 'json-file', Config: { 'max-size': '5m', 'max-file': '2' } },
     // `Mounts`, not `Binds`: a missing folder is then refused, where `Binds` would make one that belongs to root.
-    Mounts: [
-      { Type: 'volume', Source: spec.volume, Target: '/data' },
-      { Type: 'bind', Source: spec.linkDir, Target: '/run/berth', ReadOnly: true },
-    ],
+    Mounts: [dataMount(spec), { Type: 'bind', Source: spec.linkDir, Target: '/run/berth', ReadOnly: true }],
   };
+}
+
+/** A file system of its own has its owner already; any other volume takes over what the image has in its place. */
+function dataMount({ volume, diskMib }: InstanceSpec): Docker.MountSettings {
+  const mount: Docker.MountSettings = { Type: 'volume', Source: volume, Target: '/data' };
+  if (diskMib === undefined) return mount;
+  return { ...mount, VolumeOptions: { NoCopy: true, Labels: {}, DriverConfig: { Name: 'local', Options: {} } } };
 }

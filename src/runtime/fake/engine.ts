@@ -16,7 +16,10 @@ export type FakeOperation =
   | 'list'
   | 'stats'
   | 'logs'
-  | 'update';
+  | 'update'
+  | 'diskBound'
+  | 'growVolume'
+  | 'diskUse';
 
 export interface FakeFault {
   /** How many calls it strikes; 1 when absent. */
@@ -51,6 +54,7 @@ export interface FakeInstance {
   term: (() => void) | undefined;
   /** Called, once each, when a line is added or the instance ends. */
   watchers: Set<() => void>;
+  cpuPeriods: { all: number; throttled: number };
 }
 
 export interface FakeVolume {
@@ -58,6 +62,9 @@ export interface FakeVolume {
   installationId: string;
   deploymentId: string;
   createdAt: number;
+  /** Where its bound is hard. */
+  sizeMib: number | undefined;
+  usedBytes: number;
 }
 
 interface Armed extends FakeFault {
@@ -76,6 +83,8 @@ export class FakeEngine {
   /** How often each operation was called, failed calls included. */
   readonly calls = new Map<FakeOperation, number>();
   readonly clock: Clock;
+  /** How volumes that are made from now on are bounded. */
+  bound: 'hard' | 'soft' = 'soft';
   readonly #faults = new Map<FakeOperation, Armed[]>();
   readonly #latency = new Map<FakeOperation, number>();
   readonly #readers = new Set<{ installationId: string; queue: EventQueue }>();
@@ -119,6 +128,14 @@ export class FakeEngine {
     if (!instance || !this.isUp(instance)) return;
     if (how.oomKilled) this.announce('oom', instance);
     this.end(instance, how.exitCode ?? (how.oomKilled ? 137 : 1), how.oomKilled ?? false);
+  }
+
+  /** Kills a process inside an instance for want of memory; the instance goes on. */
+  killChild(name: string): void {
+    const instance = this.instances.get(name);
+    if (!instance || !this.isUp(instance)) return;
+    instance.observed = { ...instance.observed, childOomKilled: true };
+    this.announce('oom', instance);
   }
 
   /** Takes an instance away from outside, as `docker rm -f` does. */
@@ -176,6 +193,7 @@ export class FakeEngine {
       life: new AbortController(),
       term: undefined,
       watchers: new Set(),
+      cpuPeriods: { all: 0, throttled: 0 },
     };
     this.instances.set(name, instance);
     return instance;

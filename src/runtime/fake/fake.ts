@@ -1,6 +1,8 @@
 import { AppError } from '../../lib/errors.js';
 import { joinSignals } from '../../lib/joined-signal.js';
 import type {
+  DiskBound,
+  DiskUse,
   EngineInfo,
   InstanceSpec,
   InstanceStats,
@@ -106,6 +108,29 @@ export class FakeRuntime implements Runtime {
     });
   }
 
+  diskBound(): Promise<DiskBound> {
+    return this.engine.run('diskBound', undefined, () =>
+      this.engine.bound === 'hard' ? { kind: 'hard' } : { kind: 'soft', why: 'nothing holds it' },
+    );
+  }
+
+  growVolume(volume: string, sizeMib: number): Promise<boolean> {
+    return this.engine.run('growVolume', volume, () => {
+      const found = this.engine.volumes.get(volume);
+      if (found?.sizeMib === undefined) return false;
+      found.sizeMib = Math.max(found.sizeMib, sizeMib);
+      return true;
+    });
+  }
+
+  diskUse(volume: string): Promise<DiskUse | undefined> {
+    return this.engine.run('diskUse', volume, () => {
+      const found = this.engine.volumes.get(volume);
+      if (found?.sizeMib === undefined) return undefined;
+      return { usedBytes: found.usedBytes, freeBytes: Math.max(0, found.sizeMib * 1024 * 1024 - found.usedBytes) };
+    });
+  }
+
   inspect(name: string): Promise<Observed | undefined> {
     return this.engine.run('inspect', name, () => {
       const found = this.#find(name);
@@ -125,7 +150,8 @@ export class FakeRuntime implements Runtime {
   stats(name: string): Promise<InstanceStats | undefined> {
     return this.engine.run('stats', name, () => {
       const found = this.#find(name);
-      return found && this.engine.isUp(found) ? { memoryBytes: 32 * 1024 * 1024, cpuSeconds: 0.1 } : undefined;
+      if (!found || !this.engine.isUp(found)) return undefined;
+      return { memoryBytes: 32 * 1024 * 1024, cpuSeconds: 0.1, cpuPeriods: { ...found.cpuPeriods } };
     });
   }
 
@@ -189,7 +215,9 @@ export class FakeRuntime implements Runtime {
       throw new AppError('internal', `instance ${spec.name} is of another installation`);
     }
     const existing = this.engine.volumes.get(name);
-    if (!existing) this.engine.volumes.set(name, { name, installationId, deploymentId, createdAt: this.engine.clock.now() });
+    const createdAt = this.engine.clock.now();
+    if (!existing)
+      this.engine.volumes.set(name, { name, installationId, deploymentId, createdAt, sizeMib: spec.diskMib, usedBytes: 0 });
     else if (existing.installationId !== installationId || existing.deploymentId !== deploymentId) {
       throw new AppError('conflict', `volume ${name} belongs to something else`);
     }

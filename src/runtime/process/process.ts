@@ -7,6 +7,8 @@ import type { Log } from '../../lib/log.js';
 import { Gate } from '../gate.js';
 import { joinSignals } from '../../lib/joined-signal.js';
 import type {
+  DiskBound,
+  DiskUse,
   EngineInfo,
   InstanceSpec,
   InstanceState,
@@ -131,6 +133,18 @@ export class ProcessRuntime implements Runtime {
       throw new AppError('conflict', `volume ${volume} is in use`);
     }
     this.#store.forgetVolume(volume);
+  }
+
+  async diskBound(): Promise<DiskBound> {
+    return { kind: 'soft', why: 'processes write where their user may' };
+  }
+
+  async growVolume(): Promise<boolean> {
+    return false;
+  }
+
+  async diskUse(): Promise<DiskUse | undefined> {
+    return undefined;
   }
 
   async inspect(name: string): Promise<Observed | undefined> {
