@@ -11,6 +11,7 @@ import * as idle from './0009_idle.js';
 import * as pool from './0010_pool.js';
 import * as replacement from './0011_replacement.js';
 import * as limits from './0014_limits.js';
+import * as events from './0015_events.js';
 
 /** Every migration in its order. One that has landed is never edited. */
 export const migrations: Record<string, Migration> = {
@@ -26,4 +27,5 @@ export const migrations: Record<string, Migration> = {
   '0010_pool': pool,
   '0011_replacement': replacement,
   '0014_limits': limits,
+  '0015_events': events,
 };

@@ -12,6 +12,9 @@ import type { Configs } from './domains/configs/configs.js';
 import { configsRoutes } from './domains/configs/configs.routes.js';
 import type { Deployments } from './domains/deployments/deployments.js';
 import { deploymentsRoutes } from './domains/deployments/deployments.routes.js';
+import type { Events } from './domains/events/events.js';
+import { eventsRoutes } from './domains/events/events.routes.js';
+import { socketRoutes } from './domains/events/socket.routes.js';
 import type { Explain } from './domains/explain/explain.js';
 import { explainRoutes } from './domains/explain/explain.routes.js';
 import type { Files } from './domains/files/files.js';
@@ -59,6 +62,7 @@ export interface ApiParts {
   configs: Configs;
   context: Context;
   deployments: Deployments;
+  events: Events;
   explain: Explain;
   files: Files;
   health: Health;
@@ -98,6 +102,8 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, deploymentsRoutes({ deployments, nameOf: (userId) => users.nameOf(userId) }));
   app.route(BASE, configsRoutes(parts.configs));
   app.route(BASE, trafficRoutes(parts.traffic));
+  app.route(BASE, eventsRoutes(parts.events, parts.stream));
+  app.route(BASE, socketRoutes({ events: parts.events }));
   app.route(BASE, explainRoutes(parts.explain));
   app.route(BASE, filesRoutes(files));
   app.route(BASE, chatRoutes(chat, parts.stream));

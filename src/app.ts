@@ -18,6 +18,8 @@ import { TokenCounter } from './domains/context/token-counter.js';
 import { Configs } from './domains/configs/configs.js';
 import { fillPoolJob, measureJob, restJob, type RestJobOptions } from './domains/deployments/deployments.jobs.js';
 import { Deployments } from './domains/deployments/deployments.js';
+import { Events, type EventsOptions } from './domains/events/events.js';
+import { pruneEventsJob } from './domains/events/events.jobs.js';
 import { Explain } from './domains/explain/explain.js';
 import { Pool } from './domains/deployments/pool.js';
 import { Vitals } from './domains/deployments/vitals.js';
@@ -106,6 +108,8 @@ export interface AppOptions {
   vitals?: { everyS: number; lookEveryMs: number };
   /** How often heartbeats are looked at, where it is not to be as usual. */
   heartbeats?: { everyMs: number };
+  /** How soon events that nobody spoke of are found, and slow streams ended, where it is not to be as usual. */
+  events?: Pick<EventsOptions, 'feed' | 'slowMs'>;
   /** Intervals of the reconciler, where they are not to be the usual ones. */
   reconciler?: Pick<ReconcilerOptions, 'passEveryMs' | 'sweepEveryMs' | 'concurrency' | 'clock'>;
 }
@@ -114,6 +118,8 @@ export interface App {
   edge: Edge;
   /** Listens for instances and begins to reconcile. */
   start(): Promise<void>;
+  /** Ends the streams that have no end of their own, so that their clients go on with another process. */
+  endStreams(): void;
   /** Ends what runs, in reverse order; instances go on. */
   stop(): Promise<void>;
 }
@@ -210,7 +216,8 @@ export function createApp(options: AppOptions): App {
   const heartbeats = new Heartbeats({ db, log, agents, chat, configs, templates, processId });
   const fileClient = new FilesClient({ links, times: options.files?.times });
   const files = new Files({ db, agents, client: fileClient, readyTimeoutMs: config.readyTimeoutMs });
-  const erasers = [chat, heartbeats, userSecrets, templates, plugins, skills, traffic, usage, new Outbox()];
+  const events = new Events({ db, bus, log, keys, retentionDays: config.eventsRetentionDays, ...options.events });
+  const erasers = [chat, heartbeats, userSecrets, templates, plugins, skills, traffic, usage, events, new Outbox()];
   const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers });
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
   const logs = new Logs({ db, bus, runtime, secrets: userSecrets });
@@ -248,6 +255,7 @@ export function createApp(options: AppOptions): App {
     context,
     configs,
     deployments,
+    events,
     explain,
     files,
     health,
@@ -334,6 +342,7 @@ export function createApp(options: AppOptions): App {
       measureJob(vitals, options.vitals?.lookEveryMs),
       writeTrafficJob(traffic),
       pruneTrafficJob(traffic),
+      pruneEventsJob(events),
       recheckEgressJob(egress),
     ].map((job) => new Loop(job, log)),
   ];
@@ -351,11 +360,14 @@ export function createApp(options: AppOptions): App {
         egress.recheck(id).catch((error: unknown) => log.error({ err: error }, 'egress could not be held to its policy'));
       });
       await deployments.forgetImages([image, ...config.agentImages]);
+      events.start();
       for (const loop of loops) loop.start();
       reconciler.start();
     },
+    endStreams: () => events.close(),
     async stop() {
       stopping = true;
+      await events.stop();
       // Together: the turns that run must end in a clear error now, however long the engine takes to answer.
       await Promise.all([reconciler.stop(), heartbeats.stop(), llm.close().then(() => links.shutdown())]);
       await Promise.all(loops.map((loop) => loop.stop()));

@@ -34,6 +34,8 @@ export interface Config {
   clawhubUrl: string;
   /** Security verdicts besides clean ones that do not keep a skill from being installed. */
   clawhubAllow: ('suspicious' | 'pending' | 'error')[];
+  /** Events are forgotten after so many days. */
+  eventsRetentionDays: number;
   /** How many instances are kept ready for agents that come. */
   poolSize: number;
   /** How long a chat waits for an agent that is not ready. */
@@ -155,6 +157,7 @@ export const Environment = z.object({
   EGRESS_DENY: networks.default([]),
   CLAWHUB_URL: url(['http:', 'https:']).default('https://clawhub.ai'),
   CLAWHUB_ALLOW: risks.default([]),
+  EVENTS_RETENTION_DAYS: integer(1, 3_650).default(30),
   POOL_SIZE: integer(0, 1_000).default(2),
   READY_TIMEOUT_MS: integer(1, 600_000).default(60_000),
   REPLACE_PROBATION_MS: integer(0, 600_000).default(10_000),
@@ -203,6 +206,7 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       egressDeny: e.EGRESS_DENY,
       clawhubUrl: e.CLAWHUB_URL.replace(/\/+$/, ''),
       clawhubAllow: e.CLAWHUB_ALLOW,
+      eventsRetentionDays: e.EVENTS_RETENTION_DAYS,
       poolSize: e.POOL_SIZE,
       readyTimeoutMs: e.READY_TIMEOUT_MS,
       replaceProbationMs: e.REPLACE_PROBATION_MS,

@@ -12,6 +12,7 @@ import { type Database, openDatabase } from './db/open.js';
 import { loadOrCreateAdminKey } from './domains/api-keys/admin-key.js';
 import { type Installation, openInstallation } from './domains/installation/installation.js';
 import { refuseBadHttp, SERVER_OPTIONS } from './http/server.js';
+import { serveSockets } from './http/sockets.js';
 import { messageOf } from './lib/errors.js';
 import { createLog, type Log } from './lib/log.js';
 import { DockerRuntime } from './runtime/docker/docker.js';
@@ -143,6 +144,7 @@ interface Listening {
 async function listen(config: Config, app: App): Promise<Listening> {
   const server = createServer(SERVER_OPTIONS, getRequestListener(app.edge.fetch, { errorHandler: app.edge.refuse }));
   server.on('clientError', refuseBadHttp);
+  const closeSockets = serveSockets(server, app.edge.fetch);
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen(config.port, config.host, resolve);
@@ -161,6 +163,8 @@ async function listen(config: Config, app: App): Promise<Listening> {
     url: `http://${host}:${port}`,
     async stopAccepting(graceMs) {
       server.close();
+      app.endStreams();
+      closeSockets();
       await drained(graceMs);
     },
     async end(graceMs) {

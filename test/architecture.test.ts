@@ -66,6 +66,7 @@ const HOMES: Record<string, RegExp> = {
   'modern-tar': /^src\/domains\/skills\//,
   yauzl: /^src\/domains\/skills\//,
   yazl: /^src\/domains\/skills\//,
+  ws: /^src\/http\//,
   yaml: /^src\/domains\/skills\//,
   pino: /^src\/lib\/log\.ts/,
   mime: /^src\/domains\/files\//,
@@ -106,6 +107,7 @@ const OWNERS: Record<string, string> = {
   vault_rotations: 'vault-rotation',
   rollouts: 'rollouts',
   rollout_members: 'rollouts',
+  socket_tickets: 'events',
   events: 'events',
   event_counters: 'events',
 };

@@ -3,7 +3,7 @@ import { mkdir, readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PGlite } from '@electric-sql/pglite';
 import { createPgConfig } from '@electric-sql/pglite/node-postgres';
-import { Kysely, PostgresDialect, sql } from 'kysely';
+import { Kysely, sql } from 'kysely';
 import pg from 'pg';
 import type { Bus } from '../events/bus.js';
 import { LocalBus } from '../events/local-bus.js';
@@ -16,6 +16,7 @@ import { notify, openLine } from './line.js';
 import { lockFolder, type LockOptions } from './lock.js';
 import { preparedPool } from './prepared.js';
 import type { Schema } from './schema.js';
+import { TellingDialect } from './telling-dialect.js';
 
 /** The open database, and the bus that says what changed in it. */
 export interface Database {
@@ -79,9 +80,11 @@ export function fromPGlite(lite: PGlite, log: Log, end: () => Promise<void>): Da
   // of never.
   const config: unknown = Object.assign(createPgConfig(lite), { max: 1, idleTimeoutMillis: 0, connectionTimeoutMillis: 5_000 });
   const pool = watched(new pg.Pool(config as pg.PoolConfig), log);
-  const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: preparedPool(pool) }) });
+  const bus = new LocalBus(log);
+  const tell = (userId: string) => bus.publish('event', userId);
+  const db = new Kysely<Schema>({ dialect: new TellingDialect({ pool: preparedPool(pool) }, tell) });
   const close = once(() => db.destroy().finally(end));
-  return { kind: 'pglite', db, bus: new LocalBus(log), close };
+  return { kind: 'pglite', db, bus, close };
 }
 
 // ---- server --------------------------------------------------------------------------------------------------------------
@@ -91,8 +94,9 @@ const OLDEST_SERVER = 150_000;
 async function openPostgres(databaseUrl: string, { log, waitMs = 30_000 }: OpenOptions): Promise<Database> {
   const where = addressOf(databaseUrl);
   const pool = watched(new pg.Pool({ ...sessionOf(databaseUrl), max: 10, statement_timeout: 15_000 }), log);
-  const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: preparedPool(pool) }) });
   let bus: PostgresBus | undefined;
+  const tell = (userId: string) => bus?.publish('event', userId);
+  const db = new Kysely<Schema>({ dialect: new TellingDialect({ pool: preparedPool(pool) }, tell) });
   const close = once(async () => {
     await bus?.close();
     await db.destroy();

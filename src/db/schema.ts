@@ -3,6 +3,7 @@ import type { ApiKeysTable } from '../domains/api-keys/api-keys.table.js';
 import type { ConversationsTable, TurnsTable } from '../domains/chat/chat.table.js';
 import type { AgentConfigsTable } from '../domains/configs/configs.table.js';
 import type { DeploymentsTable, InstancesTable } from '../domains/deployments/deployments.table.js';
+import type { SocketTicketsTable } from '../domains/events/events.table.js';
 import type { HeartbeatRunsTable, HeartbeatsTable } from '../domains/heartbeats/heartbeats.table.js';
 import type { IdempotencyKeysTable } from '../domains/idempotency/idempotency.table.js';
 import type { InstallationTable, ProcessesTable } from '../domains/installation/installation.table.js';
@@ -45,6 +46,7 @@ export interface Schema {
   templates: TemplatesTable;
   secret_stores: SecretStoresTable;
   secrets: SecretsTable;
+  socket_tickets: SocketTicketsTable;
   tiers: TiersTable;
   turns: TurnsTable;
   usage: UsageTable;

@@ -15,6 +15,8 @@ export interface EventsTable {
   at: Generated<Date>;
   actor: string;
   request_id: string | null;
+  /** The agent that it is about, if it is about one. */
+  agent_id: string | null;
   payload: JSONColumnType<Record<string, unknown>, string, string>;
   /** The transaction that wrote it: readers across tenants stop at the oldest one that still runs (DESIGN, outbox order). */
   xid: Generated<string>;

@@ -1,6 +1,7 @@
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../db/schema.js';
 import { newId } from '../lib/ids.js';
+import { noteWritten } from './written.js';
 
 /** Something that happened to a user's things. */
 export interface NewEvent {
@@ -9,6 +10,7 @@ export interface NewEvent {
   /** Who did it: `actorOf(caller)`, or the name of the part of Berth that did. */
   actor: string;
   requestId: string | null;
+  /** Thin: ids and what changed, never the thing itself and never a secret. `agent_id` says which agent it is about. */
   payload: Record<string, unknown>;
 }
 
@@ -21,10 +23,11 @@ export interface StoredEvent extends NewEvent {
 
 /**
  * Writes an event in the transaction that makes it true, as that transaction's last statement: it locks the user's counter
- * until the commit, so that numbers become visible in their order and none is skipped. Publish `event` with the user's id after
- * the commit.
+ * until the commit, so that numbers become visible in their order and none is skipped. The database says `event` with the user's id
+ * on the bus after the commit, by itself.
  */
 export async function appendEvent(trx: Transaction<Schema>, userId: string, event: NewEvent): Promise<number> {
+  await trx.getExecutor().provideConnection(async (connection) => noteWritten(connection, userId));
   const { seq } = await trx
     .with('counter', (qb) =>
       qb
@@ -43,11 +46,16 @@ export async function appendEvent(trx: Transaction<Schema>, userId: string, even
       at: eb.fn<Date>('clock_timestamp'),
       actor: event.actor,
       request_id: event.requestId,
+      agent_id: agentOf(event.payload),
       payload: JSON.stringify(event.payload),
     }))
     .returning('seq')
     .executeTakeFirstOrThrow();
   return Number(seq);
+}
+
+function agentOf({ agent_id: agent }: Record<string, unknown>): string | null {
+  return typeof agent === 'string' ? agent : null;
 }
 
 /** The next events of a user after a number, oldest first. */

@@ -1,4 +1,5 @@
 import type { Context, MiddlewareHandler, Next } from 'hono';
+import type { Caller } from '../lib/caller.js';
 import { AppError, type FieldError } from '../lib/errors.js';
 import { authenticate, credentialOf, headerOf } from './authenticate.js';
 import { type Access, authorize } from './authorize.js';
@@ -68,13 +69,34 @@ async function admit(c: Context<Env>, state: RequestState, rule: GuardRule): Pro
   state.tenantId = await authorize(claim, services.directory);
 }
 
-async function callerFrom(c: Context<Env>, state: RequestState) {
-  const { rateLimits, authenticator } = state.services;
+async function callerFrom(c: Context<Env>, state: RequestState): Promise<Caller> {
   const key = credentialOf(c);
-  if (key === undefined) {
-    count(state, await rateLimits.ofAddress(state.ip));
-    throw new AppError('unauthorized', 'no API key: send X-API-Key or Authorization: Bearer');
-  }
+  if (key !== undefined) return callerOfKey(state, key);
+  count(state, await state.services.rateLimits.ofAddress(state.ip));
+  throw new AppError('unauthorized', 'no API key: send X-API-Key or Authorization: Bearer');
+}
+
+/**
+ * For routes that take a key in other ways than a header: who presents it, and the user it acts for. `user` is what an admin names. The same
+ * refusals and limits as everywhere.
+ */
+export async function admitByKey(
+  state: RequestState,
+  key: string,
+  { user, workspace }: { user: string; workspace: string | undefined },
+): Promise<{ caller: Caller; userId: string }> {
+  const { rateLimits, directory } = state.services;
+  const caller = await callerOfKey(state, key);
+  const allowance = await rateLimits.ofCaller(caller);
+  if (allowance) count(state, allowance);
+  const userId = await authorize({ access: 'any', caller, user, agent: undefined, workspace }, directory);
+  if (userId === undefined) throw new AppError('internal', 'a key that acts for nobody was let in');
+  state.caller = caller;
+  return { caller, userId };
+}
+
+async function callerOfKey(state: RequestState, key: string): Promise<Caller> {
+  const { rateLimits, authenticator } = state.services;
   if (rateLimits.hasFailures && (await rateLimits.isBarred(state.ip))) count(state, await rateLimits.ofFailure(state.ip));
   const caller = await authenticate(authenticator, key);
   if (caller) return caller;

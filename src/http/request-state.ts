@@ -7,6 +7,7 @@ import type { UserDirectory } from './authorize.js';
 import type { IdempotencyStore } from './idempotency.js';
 import type { Pace } from './pace.js';
 import type { RateLimits } from './rate-limit.js';
+import type { SocketOffer } from './sockets.js';
 
 /** What a guard needs of the outside; one object for all requests. */
 export interface EdgeServices {
@@ -26,6 +27,8 @@ export interface Env {
     incoming?: IncomingMessage;
     outgoing?: ServerResponse;
     berth: RequestState;
+    /** Where the request asks for a WebSocket. */
+    socketOffer?: SocketOffer;
   };
 }
 

@@ -52,6 +52,8 @@ export interface EventSink {
   readonly signal: AbortSignal;
   /** Sends one event; to be awaited like `TextSink.write`. */
   send(event: ServerEvent): Promise<void> | undefined;
+  /** Sends events that were made by `eventText`: for those that many clients get. */
+  write(text: string): Promise<void> | undefined;
 }
 
 /**
@@ -66,7 +68,11 @@ export function streamEvents(
   const run = async (out: TextSink) => {
     const greeting = out.write(': stream\n\n');
     if (greeting) await greeting;
-    await produce({ signal: out.signal, send: (event) => out.write(eventText(event)) });
+    await produce({
+      signal: out.signal,
+      send: (event) => out.write(eventText(event)),
+      write: (text) => out.write(text),
+    });
   };
   const failure = (error: AppError) => eventText({ event: 'error', data: errorAnswer(error, c.env.berth.requestId) });
   return streamText(c, run, { ...options, failure });

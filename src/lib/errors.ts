@@ -14,6 +14,7 @@ export type ErrorCode =
   | 'insufficient_storage'
   | 'unsupported_media_type'
   | 'unprocessable'
+  | 'upgrade_required'
   | 'limit_exceeded'
   | 'rate_limited'
   | 'unavailable'

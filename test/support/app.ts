@@ -10,6 +10,7 @@ import { type Config, readConfig } from '../../src/config.js';
 import { newKeyText } from '../../src/domains/api-keys/key-text.js';
 import { type Installation, openInstallation } from '../../src/domains/installation/installation.js';
 import { refuseBadHttp, SERVER_OPTIONS } from '../../src/http/server.js';
+import { serveSockets } from '../../src/http/sockets.js';
 import { newId } from '../../src/lib/ids.js';
 import { createLog } from '../../src/lib/log.js';
 import { DockerRuntime } from '../../src/runtime/docker/docker.js';
@@ -66,6 +67,7 @@ export class TestApp {
   readonly dataDir: string;
   readonly #app: App;
   readonly #server: Server;
+  readonly #closeSockets: () => void;
   readonly #owns: boolean;
   #stopped = false;
   #left = false;
@@ -77,6 +79,7 @@ export class TestApp {
     >,
     app: App,
     server: Server,
+    closeSockets: () => void,
     owns: boolean,
   ) {
     this.url = parts.url;
@@ -91,6 +94,7 @@ export class TestApp {
     this.dataDir = parts.dataDir;
     this.#app = app;
     this.#server = server;
+    this.#closeSockets = closeSockets;
     this.#owns = owns;
   }
 
@@ -159,6 +163,8 @@ export class TestApp {
 
   /** Ends this process's part, as a clean stop of Berth does; instances, folder and database stay. */
   async leave(): Promise<void> {
+    this.#app.endStreams();
+    this.#closeSockets();
     this.#server.closeAllConnections();
     await new Promise<void>((resolve) => this.#server.close(() => resolve()));
     await this.#app.stop();
@@ -242,12 +248,14 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
   await app.start();
   const server = createServer(SERVER_OPTIONS, getRequestListener(app.edge.fetch, { errorHandler: app.edge.refuse }));
   server.on('clientError', refuseBadHttp);
+  const closeSockets = serveSockets(server, app.edge.fetch);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   return new TestApp(
     { url, adminKey, database, runtime, engine, gateways, installation, masterKey, config, dataDir },
     app,
     server,
+    closeSockets,
     beside === undefined && typeof options.database !== 'object',
   );
 }

@@ -22,17 +22,30 @@ export async function insertKeyAcrossTenants(db: Db, row: NewKeyRow, expiresInS:
 
 /** A key by its id with the names its caller carries; nothing when it, its user or its agent is on the way out. */
 export async function readForAuthenticationAcrossTenants(db: Db, keyId: string) {
-  return db
-    .selectFrom('api_keys as k')
-    .leftJoin('users as u', 'u.id', 'k.user_id')
+  return livingKeys(db)
     .leftJoin('agents as a', 'a.id', 'k.agent_id')
     .select(['k.id', 'k.kind', 'k.user_id', 'k.agent_id', 'k.digest', 'u.name as user_name', 'u.tier', 'a.name as agent_name'])
     .select(sql<number | null>`extract(epoch from (k.expires_at - now()))::float8 * 1000`.as('left_ms'))
     .where('k.id', '=', keyId)
+    .executeTakeFirst();
+}
+
+/** Those of the keys that would be let in. */
+export async function livingAcrossTenants(db: Db, keyIds: string[]): Promise<string[]> {
+  const rows = await livingKeys(db)
+    .select('k.id')
+    .where('k.id', '=', sql<string>`any(${keyIds})`)
+    .execute();
+  return rows.map((row) => row.id);
+}
+
+function livingKeys(db: Db) {
+  return db
+    .selectFrom('api_keys as k')
+    .leftJoin('users as u', 'u.id', 'k.user_id')
     .where('k.revoked_at', 'is', null)
     .where('u.deleting_at', 'is', null)
-    .where((eb) => eb.or([eb('k.expires_at', 'is', null), eb('k.expires_at', '>', sql<Date>`now()`)]))
-    .executeTakeFirst();
+    .where((eb) => eb.or([eb('k.expires_at', 'is', null), eb('k.expires_at', '>', sql<Date>`now()`)]));
 }
 
 export async function listKeys(db: Db, userId: string, page: PageRequest) {

@@ -20,6 +20,8 @@ interface Kept {
   staleAtMs: number;
 }
 
+/** The id of the admin key that has no row. */
+const ENVIRONMENT_KEY = 'key_environment';
 const KEPT_AT_MOST = 10_000;
 const KEPT_FOR_MS = 5_000;
 
@@ -65,7 +67,7 @@ export class ApiKeys {
   /** Who presents this key; undefined for anything that is not a living key. */
   async authenticate(text: string): Promise<Caller | undefined> {
     const digest = digestOf(this.#pepper, text);
-    if (sameDigest(digest, this.#adminDigest)) return { kind: 'admin', keyId: 'key_environment' };
+    if (sameDigest(digest, this.#adminDigest)) return { kind: 'admin', keyId: ENVIRONMENT_KEY };
     const keyId = keyIdOf(text);
     if (keyId === undefined) return undefined;
     const kept = this.#fresh(keyId) ?? (await this.#read(keyId));
@@ -73,6 +75,11 @@ export class ApiKeys {
     if (kept.expiresAtMs > performance.now()) return kept.caller;
     this.#kept.delete(keyId);
     return undefined;
+  }
+
+  /** Which of these keys would still be let in. */
+  async living(keyIds: string[]): Promise<Set<string>> {
+    return new Set([ENVIRONMENT_KEY, ...(await store.livingAcrossTenants(this.#db, keyIds))]);
   }
 
   async create(userId: string, wish: CreateUserKey, caller: Caller, requestId: string): Promise<NewKeyAnswer> {

@@ -1,0 +1,8 @@
+/** Opens one WebSocket, once, within its time. The ticket itself is with the client; here is its digest. */
+export interface SocketTicketsTable {
+  digest: string;
+  user_id: string;
+  /** The key that it was asked for with: what it opens ends with that key. */
+  key_id: string;
+  expires_at: Date;
+}
