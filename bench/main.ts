@@ -1,6 +1,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus, loadavg } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import { admission } from './admission.js';
 import { chat } from './chat.js';
 import { claim } from './claim.js';
 import { context } from './context.js';
@@ -32,6 +33,7 @@ const BENCHES: Record<string, Bench> = {
   templates,
   context,
   replace,
+  admission,
 };
 const RESULTS = fileURLToPath(new URL('results/', import.meta.url));
 

@@ -26,7 +26,8 @@ const STATEMENTS = [
     add column room_mib integer,
     add column room_at timestamptz,
     add column queued_at timestamptz,
-    add column queue_turn bigint`,
+    add column queue_turn bigint,
+    add column queue_mib integer`,
   `update deployments d set room_at = now(), room_mib = coalesce(
       (select t.memory_mib from users u join tiers t on t.name = u.tier where u.id = d.user_id),
       (select memory_mib from tiers where name = 'free'))

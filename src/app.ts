@@ -1,4 +1,3 @@
-import { freemem, totalmem } from 'node:os';
 import { createApi } from './api.js';
 import type { Config, Secrets } from './config.js';
 import type { Database } from './db/open.js';
@@ -16,7 +15,9 @@ import { Completions } from './domains/chat/completions.js';
 import { Context } from './domains/context/context.js';
 import { TokenCounter } from './domains/context/token-counter.js';
 import { Configs } from './domains/configs/configs.js';
-import { fillPoolJob, measureJob, restJob, type RestJobOptions } from './domains/deployments/deployments.jobs.js';
+import { admitJob, fillPoolJob, measureJob, restJob, type RestJobOptions } from './domains/deployments/deployments.jobs.js';
+import { type HostRoom } from './domains/deployments/admission.js';
+import { admissionOf } from './domains/deployments/admission-of.js';
 import { Deployments } from './domains/deployments/deployments.js';
 import { Events, type EventsOptions } from './domains/events/events.js';
 import { pruneEventsJob } from './domains/events/events.jobs.js';
@@ -104,6 +105,8 @@ export interface AppOptions {
   files?: { times?: Partial<FileTimes>; pace?: EdgeOptions['pace'] };
   /** When idle deployments rest, where it is not to be as usual. */
   rest?: Pick<RestJobOptions, 'everyMs' | 'pausedS'>;
+  /** What the host has, where it is not to be measured. */
+  host?: () => Promise<HostRoom>;
   /** How often what runs is measured, where it is not to be as usual. */
   vitals?: { everyS: number; lookEveryMs: number };
   /** How often heartbeats are looked at, where it is not to be as usual. */
@@ -180,7 +183,8 @@ export function createApp(options: AppOptions): App {
   const gateway = new GatewayClient({ links, ...(options.gateway ? { limits: options.gateway } : {}) });
 
   const deployments = new Deployments({ db, bus, takeUid });
-  const pool = new Pool({ db, bus, takeUid, size: config.poolSize, hasRoom: () => freemem() > totalmem() / 10 });
+  const admission = admissionOf(config, { db, bus, tiers, host: options.host });
+  const pool = new Pool({ db, bus, takeUid, size: config.poolSize, hasRoom: () => admission.hasRoomForPool() });
   const checkModel = (model: string) => void registry.resolve(model);
   // The templates need the agents first; by the time that an agent is made, they are there.
   const checkRoom: AgentsOptions['checkRoom'] = (trx, userId) => templates.checkRoom(trx, userId);
@@ -311,6 +315,7 @@ export function createApp(options: AppOptions): App {
     turnTimeoutMs: config.replaceTurnTimeoutMs,
     runtime,
     vitals,
+    admission,
     links,
     gateway,
     installationId: installation.id,
@@ -321,12 +326,14 @@ export function createApp(options: AppOptions): App {
     ...options.reconciler,
   });
   const linkSync = new Loop(linkSyncJob({ work, links, log, onEnded: (instanceId) => egress.forget(instanceId) }), log);
+  const admit = new Loop(admitJob(admission), log);
   const erase = new Loop(eraseUsersJob(users), log);
   const moves = new AgentMoves({ db, log, deployments, state: new StateClient({ links }) });
   const rotate = new Loop(rotateVaultJob(rotation), log);
   const loops = [
     rotate,
     linkSync,
+    admit,
     erase,
     ...[
       heartbeatJob(db, processId),
@@ -354,6 +361,7 @@ export function createApp(options: AppOptions): App {
       await rotation.join();
       if (database.kind === 'pglite') await work.dropAllLeases();
       bus.subscribe('instance', () => linkSync.wake());
+      bus.subscribe('deployment', () => admission.isWaited && admit.wake());
       bus.subscribe('user', () => erase.wake());
       bus.subscribe('vault', () => rotate.wake());
       bus.subscribe('deployment', (id) => {

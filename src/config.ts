@@ -38,6 +38,15 @@ export interface Config {
   eventsRetentionDays: number;
   /** How many instances are kept ready for agents that come. */
   poolSize: number;
+  /** Memory of the host, where it is not what the host says; what of it is left to others; and the share of the rest that may be promised, in percent. */
+  hostMemoryMib: number | undefined;
+  memoryReserveMib: number | undefined;
+  memoryOvercommit: number;
+  /** How many containers may be starting at once. */
+  startsAtOnce: number;
+  /** The folder whose disk instances fill, and what has to be free there for one to start. */
+  engineDataDir: string;
+  diskReserveMib: number;
   /** How long a chat waits for an agent that is not ready. */
   readyTimeoutMs: number;
   /** How long an instance that took another's place must have run before the other is let go. */
@@ -159,6 +168,12 @@ export const Environment = z.object({
   CLAWHUB_ALLOW: risks.default([]),
   EVENTS_RETENTION_DAYS: integer(1, 3_650).default(30),
   POOL_SIZE: integer(0, 1_000).default(2),
+  HOST_MEMORY_MIB: integer(64, 100_000_000).optional(),
+  MEMORY_RESERVE_MIB: integer(0, 100_000_000).optional(),
+  MEMORY_OVERCOMMIT: integer(50, 10_000).default(200),
+  STARTS_AT_ONCE: integer(1, 1_000).default(8),
+  ENGINE_DATA_DIR: z.string().default('/var/lib/docker'),
+  DISK_RESERVE_MIB: integer(0, 100_000_000).default(512),
   READY_TIMEOUT_MS: integer(1, 600_000).default(60_000),
   REPLACE_PROBATION_MS: integer(0, 600_000).default(10_000),
   REPLACE_TURN_TIMEOUT_MS: integer(1_000, 3_600_000).default(60_000),
@@ -208,6 +223,12 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       clawhubAllow: e.CLAWHUB_ALLOW,
       eventsRetentionDays: e.EVENTS_RETENTION_DAYS,
       poolSize: e.POOL_SIZE,
+      hostMemoryMib: e.HOST_MEMORY_MIB,
+      memoryReserveMib: e.MEMORY_RESERVE_MIB,
+      memoryOvercommit: e.MEMORY_OVERCOMMIT,
+      startsAtOnce: e.STARTS_AT_ONCE,
+      engineDataDir: e.ENGINE_DATA_DIR,
+      diskReserveMib: e.DISK_RESERVE_MIB,
       readyTimeoutMs: e.READY_TIMEOUT_MS,
       replaceProbationMs: e.REPLACE_PROBATION_MS,
       replaceTurnTimeoutMs: e.REPLACE_TURN_TIMEOUT_MS,

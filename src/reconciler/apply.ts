@@ -1,5 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Admission } from '../domains/deployments/admission.js';
 import type { Replacements } from '../domains/deployments/replacement.js';
 import type { DeploymentWork, Lease, Leased } from '../domains/deployments/work.js';
 import type { Assembly } from '../domains/assembly/assembly.js';
@@ -13,6 +14,7 @@ import type { Log } from '../lib/log.js';
 import type { LinkHost } from '../link/host.js';
 import type { InstanceSpec, Observed, Runtime } from '../runtime/runtime.js';
 import type { Step } from './plan.js';
+import { Holding } from './holding.js';
 import type { Progress } from './progress.js';
 import { Replacer, shareOf } from './replacer.js';
 import { imageOf, instanceName, isOverfull, limitsOf, limitsText, refusedLimits, specFor, specHashOf, wishOf } from './spec.js';
@@ -21,6 +23,7 @@ export interface Hands {
   work: DeploymentWork;
   runtime: Runtime;
   links: LinkHost;
+  admission: Pick<Admission, 'ask'>;
   gateway: GatewayClient;
   assembly: Assembly;
   replacements: Replacements;
@@ -58,10 +61,12 @@ export const STEADY_MS = 60_000;
 export class Apply {
   readonly #hands: Hands;
   readonly #replacer: Replacer;
+  readonly #holding: Holding;
 
   constructor(hands: Hands) {
     this.#hands = hands;
     this.#replacer = new Replacer(hands);
+    this.#holding = new Holding(hands);
   }
 
   async step(
@@ -72,6 +77,8 @@ export class Apply {
     signal: AbortSignal,
   ): Promise<Next> {
     switch (step.do) {
+      case 'queue':
+        return this.#holding.queue(lease, leased, progress);
       case 'admit':
         return this.#admit(lease, leased, progress, step.of ?? 'current');
       case 'create':
@@ -83,7 +90,7 @@ export class Apply {
       case 'limit':
         return this.#limit(lease, leased);
       case 'grow':
-        return this.#grow(lease, leased);
+        return this.#holding.grow(lease, leased);
       case 'pause':
         return this.#pause(lease, leased, signal);
       case 'stop':
@@ -112,13 +119,13 @@ export class Apply {
   }
 
   /** Ends the live instance: the container first, then its folder and its row, so that a crash between them leaves the row to find it by. */
-  async end(lease: Lease, leased: Leased, why: string, graceMs: number): Promise<void> {
+  async end(lease: Lease, leased: Leased, { why, graceMs }: { why: string; graceMs: number }, keepsRoom: boolean): Promise<void> {
     const { runtime, links, work } = this.#hands;
     const instance = liveOf(leased);
     if (graceMs > 0) await runtime.stop(instance.name, graceMs);
     await runtime.remove(instance.name);
     await links.remove(instance.id);
-    await work.updateInstance(lease, instance.id, { ended: why });
+    await work.updateInstance(lease, instance.id, { ended: why }, keepsRoom ? {} : { room_mib: null });
     // Until the row said so, this process may have begun to listen for it again.
     await links.remove(instance.id);
   }
@@ -155,31 +162,15 @@ export class Apply {
     const identity = { instanceId: instance.id, deploymentId: lease.deploymentId, userId: lease.userId ?? '' };
     const { dir } = await links.open(identity, digest);
     await links.writeToken(instance.id, token);
-    const bounded = leased.deployment.disk === null ? await this.#chooseDisk(lease, leased) : leased;
+    const bounded = leased.deployment.disk === null ? await this.#holding.chooseDisk(lease, leased) : leased;
     const spec: InstanceSpec = specFor(bounded, { installationId, image, linkDir: dir });
     return { goOnWith: await runtime.create(spec) };
-  }
-
-  /** Written down before the volume is made, so that whoever goes on after a crash makes the same. */
-  async #chooseDisk(lease: Lease, leased: Leased): Promise<Leased> {
-    const { kind } = await this.#hands.runtime.diskBound();
-    const disk = { disk: kind, ...(kind === 'hard' ? { disk_size_mib: leased.deployment.disk_mib } : {}) };
-    await this.#hands.work.setDisk(lease, disk);
-    return { ...leased, deployment: { ...leased.deployment, ...disk } };
-  }
-
-  /** What cannot be done while the volume is used is done before its instance starts the next time. */
-  async #grow(lease: Lease, { deployment }: Leased): Promise<Next> {
-    const { volume, disk_mib: sizeMib } = deployment;
-    const isDone = await this.#hands.runtime.growVolume(volume, sizeMib);
-    await this.#hands.work.setDisk(lease, { disk_size_mib: sizeMib, disk_pending: !isDone });
-    return 'again';
   }
 
   async #start(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
     const instance = liveOf(leased);
     await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('starting') });
-    if (leased.deployment.disk_pending) await this.#grow(lease, leased);
+    if (leased.deployment.disk_pending) await this.#holding.grow(lease, leased);
     const early = new AbortController();
     const told = this.#tellEarly(lease, leased, progress, AbortSignal.any([early.signal, AbortSignal.timeout(STAY_MS)]));
     try {
@@ -286,7 +277,7 @@ export class Apply {
       await work.updateInstance(lease, instance.id, { limits: refusedLimits(limitsText(limits)) });
       return 'again';
     }
-    await work.updateInstance(lease, instance.id, { limits: limitsText(limits) });
+    await work.updateInstance(lease, instance.id, { limits: limitsText(limits) }, { room_mib: limits.memoryMib });
     return 'again';
   }
 
@@ -329,13 +320,17 @@ export class Apply {
     if (await this.#isBusy(lease, instance.id, signal)) return 'again';
     await work.updateInstance(lease, instance.id, { stopped: true });
     await runtime.stop(instance.name, STOP_GRACE_MS);
+    await work.note(lease, { room_mib: null });
     links.resumeWatch(instance.id);
     return 'again';
   }
 
-  async #rest(lease: Lease, { deployment }: Leased, progress: Progress): Promise<Next> {
+  async #rest(lease: Lease, { deployment, instance }: Leased, progress: Progress): Promise<Next> {
+    const given = deployment.rest === 'paused' && instance ? {} : ({ room_mib: null, queued_at: null } as const);
+    if (deployment.state === 'asleep' && (deployment.room_mib !== null || deployment.queued_at !== null))
+      await this.#hands.work.note(lease, given);
     if (deployment.state !== 'asleep') {
-      const asleep = { state: 'asleep', stage: 'queued', stages: progress.close(), reason: null, attempts: 0 } as const;
+      const asleep = { state: 'asleep', stage: 'queued', stages: progress.close(), reason: null, attempts: 0, ...given } as const;
       await this.#hands.work.enter(lease, asleep, 'deployment.asleep');
     }
     return { lookAgainInMs: undefined };

@@ -26,6 +26,8 @@ export interface Situation {
   /** The limits that it is to have. */
   limits: string;
   configVersion: number;
+  /** Whether memory of the host is set aside for it, so that it may start. */
+  hasRoom: boolean;
   /** Whether its volume is to be made larger. */
   diskBehind: boolean;
   /** Whether it must stop at once what it does, since its volume holds more than it may: it was started before that was seen. */
@@ -49,6 +51,7 @@ export interface Situation {
 
 /** The next safe step. Each can be done again after a crash in the midst of it. */
 export type Step =
+  | { do: 'queue' }
   | { do: 'admit'; of?: 'incoming' }
   | { do: 'create'; of?: 'incoming' }
   | { do: 'start'; of?: 'incoming' }
@@ -83,8 +86,8 @@ export function plan(situation: Situation): Step {
     return instance ? { do: 'end', why: 'asleep', failed: false, graceMs: REPLACE_GRACE_MS } : { do: 'rest' };
   }
   if (desired === 'running' && situation.rest !== null) return planRest(situation.rest, instance, observed);
-  if (!instance) return { do: 'admit' };
-  if (!observed) return planMissing(instance.startedMsAgo);
+  if (!instance) return situation.hasRoom ? { do: 'admit' } : { do: 'queue' };
+  if (!observed) return planMissing(situation, instance.startedMsAgo);
   if (observed.state === 'exited' && !instance.isStopped) {
     return { do: 'end', why: whyItEnded(observed), failed: true, graceMs: 0 };
   }
@@ -94,7 +97,7 @@ export function plan(situation: Situation): Step {
     return { do: 'end', why: OVERFULL, failed: false, graceMs: REPLACE_GRACE_MS };
   if (instance.limits !== situation.limits) return { do: 'limit' };
   if (situation.diskBehind) return { do: 'grow' };
-  if (observed.state === 'created' || observed.state === 'exited') return { do: 'start' };
+  if (observed.state === 'created' || observed.state === 'exited') return situation.hasRoom ? { do: 'start' } : { do: 'queue' };
   if (observed.state === 'paused') return { do: 'unpause' };
   return planRunning(situation, instance);
 }
@@ -119,8 +122,8 @@ function planRest(rest: 'paused' | 'stopped', instance: Situation['instance'], o
   return { do: 'rest' };
 }
 
-function planMissing(startedMsAgo: number | undefined): Step {
-  if (startedMsAgo === undefined) return { do: 'create' };
+function planMissing({ hasRoom }: Situation, startedMsAgo: number | undefined): Step {
+  if (startedMsAgo === undefined) return hasRoom ? { do: 'create' } : { do: 'queue' };
   return { do: 'end', why: 'the container was removed from outside', failed: true, graceMs: 0 };
 }
 

@@ -156,6 +156,7 @@ export class Reconciler {
       probationMs: this.#options.probationMs,
       incoming: await this.#lookAtIncoming(leased),
       configVersion: deployment.config_version,
+      hasRoom: deployment.room_mib !== null,
       diskBehind: isDiskBehind(deployment),
       mustStopWriting: isOverfull(deployment) && (instance?.started_ms_ago ?? 0) > (deployment.disk_full_ms_ago ?? 0),
       instance: instance && situationOf(instance),
@@ -192,12 +193,14 @@ export class Reconciler {
       // What is known is of the incoming one; it is the current one that is looked at first.
       return step.do === 'admit' && step.of === 'incoming' ? 'again' : next;
     }
-    if (leased.deployment.desired === 'running' && leased.deployment.rest === null && !step.failed) {
+    const goesOn = leased.deployment.desired === 'running' && leased.deployment.rest === null && !step.failed;
+    if (goesOn) {
       // Ending takes as long as its turns have to finish: the status says so from the beginning.
       const replacing = { state: 'deploying', stage: 'queued', stages: progress.close(), reason: step.why } as const;
       await this.#options.work.enter(lease, replacing);
     }
-    await this.#apply.end(lease, leased, step.why, step.graceMs);
+    // What is made anew at once keeps its place on the host.
+    await this.#apply.end(lease, leased, step, goesOn);
     if (!step.failed) return 'again';
     return this.#failed(lease, leased, progress, step.why);
   }
@@ -239,7 +242,9 @@ export class Reconciler {
     }
     // The same failure again is no news: one event a reason, however often it is tried.
     const event = leased.deployment.reason === reason ? undefined : 'deployment.failed';
-    await this.#options.work.enter(lease, { state, stage, stages: progress.close(), reason, attempts }, event);
+    const runs = leased.instance?.started_at != null && leased.instance.stopped_at === null;
+    const room = runs ? {} : ({ room_mib: null } as const);
+    await this.#options.work.enter(lease, { state, stage, stages: progress.close(), reason, attempts, ...room }, event);
     return { dueInMs: backoffMs(attempts, BACKOFF), failed: true };
   }
 

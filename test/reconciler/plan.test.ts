@@ -21,6 +21,7 @@ const settled: Situation = {
   limits: 'few',
   specHash: 'a',
   configVersion: 3,
+  hasRoom: true,
   diskBehind: false,
   mustStopWriting: false,
   instance: { specHash: 'a', limits: 'few', appliedVersion: 3, startedMsAgo: 1_000, runtimeStartedAtMs: 500, isStopped: false },
@@ -87,6 +88,26 @@ describe('the plan', () => {
     ],
     ['to sleep, up for its files: settled', { desired: 'asleep', filesAwake: true }, { do: 'settle' }],
     ['of other limits: they are changed while it runs', { limits: 'more' }, { do: 'limit' }],
+    [
+      'nothing lives and the host has no room: it waits',
+      { hasRoom: false, instance: undefined, observed: undefined },
+      { do: 'queue' },
+    ],
+    [
+      'admitted, but it gave its room back before there was a container: it waits',
+      { hasRoom: false, instance: instance({ startedMsAgo: undefined }), observed: undefined },
+      { do: 'queue' },
+    ],
+    [
+      'woken after it was stopped, and the host has no room: it waits',
+      { hasRoom: false, instance: instance({ isStopped: true }), observed: observed({ state: 'exited' }) },
+      { do: 'queue' },
+    ],
+    [
+      'paused, and it kept its memory: thawed at once',
+      { observed: observed({ state: 'paused' }), linkUp: false },
+      { do: 'unpause' },
+    ],
     ['of a smaller disk than its tier gives: it grows', { diskBehind: true }, { do: 'grow' }],
     [
       'its volume holds too much: ended, with time to finish',

@@ -37,6 +37,8 @@ export interface TestAppOptions {
   app?: Partial<AppOptions>;
 }
 
+const ENDLESS = { memoryMib: 1_000_000, availableMib: 1_000_000, diskFreeMib: undefined };
+
 export interface Answer {
   status: number;
   headers: Headers;
@@ -243,6 +245,8 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
     version: '0.0.0-test',
     log,
     reconciler: { passEveryMs: 200, sweepEveryMs: 1_000 },
+    // What the machine of the tests has left is nobody's business, but where something real is to run on it.
+    ...(kind === 'fake' ? { host: async () => ENDLESS } : {}),
     ...options.app,
   });
   await app.start();

@@ -1,5 +1,6 @@
 import type { LinkHost } from '../../link/host.js';
 import type { Job } from '../../lib/loop.js';
+import type { Admission } from './admission.js';
 import type { Deployments } from './deployments.js';
 import type { Pool } from './pool.js';
 import type { Vitals } from './vitals.js';
@@ -36,4 +37,9 @@ export function fillPoolJob(pool: Pool): Job {
 /** Measures what is due. One that has just become ready is, so that its figures are there soon. */
 export function measureJob(vitals: Vitals, everyMs = 5_000): Job {
   return { name: 'measure', everyMs, run: (signal) => vitals.measure(signal) };
+}
+
+/** Lets those start who wait for room on the host. One query of an index a second where nobody does; woken where something changes and somebody does. */
+export function admitJob(admission: Admission): Job {
+  return { name: 'admit', everyMs: 1_000, run: () => admission.admit() };
 }

@@ -86,7 +86,11 @@ export const DeploymentStatus = z
     state: State,
     stage: Stage,
     percent: z.number().int().min(0).max(100),
-    reason: z.string().nullable().openapi({ description: 'Why the last attempt failed, in plain words.' }),
+    reason: z.string().nullable().openapi({ description: 'Why the last attempt failed or what it waits for, in plain words.' }),
+    queue: z
+      .object({ position: z.number().int(), since: z.string() })
+      .nullable()
+      .openapi({ description: 'Its place among those that wait for room on the host. Users take turns.' }),
     rest: z
       .enum(['paused', 'stopped'])
       .nullable()

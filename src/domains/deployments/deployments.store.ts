@@ -329,6 +329,14 @@ export async function readStatus(db: Db, userId: string) {
       'i.started_at as instance_started_at',
       'i.applied_version',
     ])
+    .select('d.queued_at')
+    .select(
+      // Counted only for those that wait, up to their own place in the index.
+      sql<string | null>`case when d.queued_at is not null then (select count(*) from deployments q
+        where q.queued_at is not null and (q.queue_turn, q.queued_at, q.id) <= (d.queue_turn, d.queued_at, d.id)) end`.as(
+        'position',
+      ),
+    )
     .select((eb) =>
       eb
         .selectFrom('agents as a')

@@ -91,6 +91,8 @@ export interface DeploymentsTable {
   queued_at: Generated<Date | null>;
   /** Its place among those that wait: each user has one a turn. */
   queue_turn: Generated<string | null>;
+  /** The memory that it waits for. */
+  queue_mib: Generated<number | null>;
   lease_owner: string | null;
   lease_until: Date | null;
   /** Rises with every lease: a write carries the epoch it was claimed under, so a process that lost its lease changes nothing. */

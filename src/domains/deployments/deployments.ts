@@ -225,7 +225,11 @@ function statusOf(row: StatusRow): DeploymentStatus {
     state: behind ? 'deploying' : row.state,
     stage,
     percent: row.state === 'asleep' ? 100 : PERCENT[stage],
-    reason: row.reason,
+    reason: row.position === null ? row.reason : `queued, position ${row.position}: ${row.reason ?? ''}`,
+    queue:
+      row.position === null || row.queued_at === null
+        ? null
+        : { position: Number(row.position), since: row.queued_at.toISOString() },
     rest: row.rest,
     attempts: row.attempts,
     next_attempt_at: row.state === 'failing' ? (row.due_at?.toISOString() ?? null) : null,
@@ -253,7 +257,7 @@ function summarise(user: string, deployments: DeploymentStatus[]): DeployStatus 
     state: least?.state ?? 'none',
     stage: least?.stage ?? null,
     percent: least?.percent ?? 100,
-    reason: deployments.find((one) => one.reason !== null && one.state === 'failing')?.reason ?? null,
+    reason: deployments.find((one) => one.reason !== null && (one.state === 'failing' || one.queue !== null))?.reason ?? null,
     attempts: deployments.reduce((most, one) => Math.max(most, one.attempts), 0),
     settled: deployments.every((one) => one.state === 'ready' || one.state === 'asleep'),
     deployments,

@@ -12,7 +12,7 @@ export interface PoolOptions {
   /** How many are kept ready. */
   size: number;
   /** Whether the host has memory for one more. */
-  hasRoom: () => boolean;
+  hasRoom: () => Promise<boolean>;
 }
 
 /** More at once would take the engine from those who wait for a container of their own. */
@@ -32,7 +32,7 @@ export class Pool {
     for (;;) {
       const { all, onTheWay } = await store.countAcrossTenants(db);
       if (all > size) for (const id of await store.retireAcrossTenants(db, all - size)) bus.publish('deployment', id);
-      if (all >= size || onTheWay >= ON_THE_WAY_AT_MOST || !hasRoom()) return;
+      if (all >= size || onTheWay >= ON_THE_WAY_AT_MOST || !(await hasRoom())) return;
       const made = await db.transaction().execute((trx) => this.#make(trx));
       if (made === undefined) return;
       bus.publish('deployment', made);

@@ -57,7 +57,7 @@ export async function dropLeasesAcrossTenants(db: Db): Promise<void> {
 }
 
 /** What is nobody's yet has the limits of this one. */
-const POOL_TIER = 'free';
+export const POOL_TIER = 'free';
 
 /** The deployment with its live instance and its user's limits, if the lease still holds. */
 export async function readLeasedAcrossTenants(db: Db, lease: Lease) {
@@ -114,6 +114,10 @@ export interface DeploymentChange {
   disk?: 'hard' | 'soft';
   disk_size_mib?: number;
   disk_pending?: boolean;
+  /** Memory that is set aside for it; null: none any more. */
+  room_mib?: number | null;
+  /** Null: it does not wait for room any more. */
+  queued_at?: null;
   roll_attempts?: number;
   roll_failed?: string | null;
   /** From now on; null: not at all. */
@@ -128,7 +132,7 @@ export async function updateLeasedAcrossTenants(db: Db, lease: Lease, change: De
 export function leasedUpdateAcrossTenants(
   db: Pick<Db, 'updateTable'>,
   lease: Lease,
-  { stages, state, roll_wait_ms: rollWaitMs, ...rest }: DeploymentChange,
+  { stages, state, roll_wait_ms: rollWaitMs, room_mib: roomMib, queued_at: queuedAt, ...rest }: DeploymentChange,
 ) {
   const said = state && sql<DeploymentState>`case when desired = 'deleted' then 'deleting' else ${state} end`;
   return db
@@ -139,6 +143,10 @@ export function leasedUpdateAcrossTenants(
       // One that gets ready begins its idle time, unless a use has.
       ...(state === 'ready' ? { idle_at: sql<Date | null>`coalesce(idle_at, ${IDLE_AT})` } : {}),
       ...(rollWaitMs === undefined ? {} : { roll_after: rollWaitMs === null ? null : inSeconds(rollWaitMs / 1000) }),
+      ...(roomMib === undefined
+        ? {}
+        : { room_mib: roomMib, room_at: roomMib === null ? null : sql<Date>`coalesce(room_at, now())` }),
+      ...(queuedAt === null ? { queued_at: null, queue_turn: null, queue_mib: null } : {}),
       ...(stages ? { stages: JSON.stringify(stages) } : {}),
       updated_at: sql<Date>`now()`,
     })
@@ -207,10 +215,11 @@ export async function updateInstanceAcrossTenants(
     limits?: string;
     ended?: string;
   },
+  change: DeploymentChange,
 ): Promise<boolean> {
   const { started, stopped, ended, ...rest } = values;
   const held = await db
-    .with('held', (qb) => leasedUpdateAcrossTenants(qb, lease, {}))
+    .with('held', (qb) => leasedUpdateAcrossTenants(qb, lease, change))
     .with('changed', (qb) =>
       qb
         .updateTable('instances')

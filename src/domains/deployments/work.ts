@@ -73,7 +73,15 @@ export class DeploymentWork {
   /** Records how far the deployment is. */
   async enter(
     lease: store.Lease,
-    values: { state: DeploymentState; stage: Stage; stages: StageTiming[]; reason?: string | null; attempts?: number },
+    values: {
+      state: DeploymentState;
+      stage: Stage;
+      stages: StageTiming[];
+      reason?: string | null;
+      attempts?: number;
+      room_mib?: null;
+      queued_at?: null;
+    },
     event?: string,
   ): Promise<void> {
     const { userId } = lease;
@@ -92,12 +100,14 @@ export class DeploymentWork {
     this.#bus.publish('deployment', lease.deploymentId);
   }
 
-  /** Notes what holds its volume to its size, and how large that is. */
-  async setDisk(
+  /** Notes what holds its volume to its size and how large that is, or that it gives its room back. */
+  async note(
     lease: store.Lease,
-    disk: Pick<store.DeploymentChange, 'disk' | 'disk_size_mib' | 'disk_pending'>,
+    change: Pick<store.DeploymentChange, 'disk' | 'disk_size_mib' | 'disk_pending' | 'room_mib' | 'queued_at'>,
   ): Promise<void> {
-    await this.#write(this.#db, lease, disk);
+    await this.#write(this.#db, lease, change);
+    // Somebody may wait for it.
+    if (change.room_mib === null) this.#bus.publish('deployment', lease.deploymentId);
   }
 
   /** Adds the live instance of that role, a generation further. */
@@ -135,8 +145,10 @@ export class DeploymentWork {
     lease: store.Lease,
     instanceId: string,
     values: Parameters<typeof store.updateInstanceAcrossTenants>[3],
+    change: store.DeploymentChange = {},
   ): Promise<void> {
-    if (!(await store.updateInstanceAcrossTenants(this.#db, lease, instanceId, values))) throw new LeaseLost(lease.deploymentId);
+    if (!(await store.updateInstanceAcrossTenants(this.#db, lease, instanceId, values, change)))
+      throw new LeaseLost(lease.deploymentId);
     this.#bus.publish('instance', instanceId);
     this.#bus.publish('deployment', lease.deploymentId);
   }

@@ -25,6 +25,13 @@ export async function readStanding(db: Db, userId: string, agent: string) {
     .select(['d.desired as deployment_desired', 'd.kind', 'd.state', 'd.stage', 'd.reason', 'd.rest', 'd.attempts', 'd.limits'])
     .select(['d.due_at', 'd.idle_at', 'd.files_until'])
     .select(['d.disk', 'd.disk_size_mib', 'd.disk_pending', 'd.disk_used_mib', 'd.disk_full_at', 't.disk_mib'])
+    .select('d.queued_at')
+    .select(
+      sql<string | null>`case when d.queued_at is not null then (select count(*) from deployments q
+        where q.queued_at is not null and (q.queue_turn, q.queued_at, q.id) <= (d.queue_turn, d.queued_at, d.id)) end`.as(
+        'position',
+      ),
+    )
     .select(['i.oom_kills', 'i.oom_at', 'i.cpu_throttled'])
     .select(['i.id as instance_id', 'i.name as instance_name', 'i.generation', 'i.started_at', 'i.applied_version'])
     .select(['t.name as tier', 't.memory_mib', 't.cpu_millis', 't.tokens_per_month', 'm.tokens'])

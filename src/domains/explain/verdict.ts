@@ -68,6 +68,7 @@ const FINDERS: ((situation: Situation) => Finding | undefined)[] = [
   failing,
   moving,
   resting,
+  queued,
   onItsWay,
   notThere,
   noEngine,
@@ -170,10 +171,22 @@ const STAGE_WORDS: Record<Standing['stage'], string> = {
   ready: 'its configuration is being applied',
 };
 
+function queued({ standing: { position, queued_at, reason, desired } }: Situation): Finding | undefined {
+  if (position === null || queued_at === null || desired === 'stopped') return undefined;
+  return {
+    verdict: 'waiting',
+    code: 'queued',
+    text: `it is queued, position ${position}, since ${queued_at.toISOString()}: ${reason ?? 'it waits for room on the host'}`,
+    youCan: ['wait: users take turns, and a chat sent now is answered when it has started', 'stop agents that you do not need'],
+    next: [{ what: 'starts it when it is its turn and the host has room', at: null }],
+  };
+}
+
 function onItsWay({ standing }: Situation): Finding | undefined {
   const { desired, state, stage, reason, rest, applied_version, wanted_version, due_at } = standing;
   const behind = (applied_version ?? 0) < wanted_version;
   if (desired === 'stopped' || rest !== null || state === 'failing' || state === 'asleep') return undefined;
+  if (standing.queued_at !== null) return undefined;
   if (state === 'ready' && !behind) return undefined;
   return {
     verdict: 'waiting',

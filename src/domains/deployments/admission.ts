@@ -1,0 +1,136 @@
+import type { Kysely, Transaction } from 'kysely';
+import type { Schema } from '../../db/schema.js';
+import type { Bus } from '../../events/bus.js';
+import {
+  type AdmissionLimits,
+  capacityMib,
+  countedAtMostMib,
+  type HostRoom,
+  missingMib,
+  type NotYet,
+  type Taken,
+  toStop,
+  turnFor,
+  WHY,
+  whyNotYet,
+} from './admission-rules.js';
+import * as store from './admission.store.js';
+import { type Lease, LeaseLost } from './work.js';
+
+export type { AdmissionLimits, HostRoom } from './admission-rules.js';
+
+export interface AdmissionOptions {
+  db: Kysely<Schema>;
+  bus: Bus;
+  /** What the host has now. */
+  host: () => Promise<HostRoom>;
+  limits: AdmissionLimits;
+  /** How much one of the pool takes. */
+  poolMib: () => Promise<number>;
+}
+
+/** So many are looked at to make room for one. */
+const IDLE_LOOKED_AT = 200;
+
+/**
+ * Who may have memory of the host, and who has to wait for it. All of it is decided in the database, one decision at a time, whichever process asks; who
+ * waits holds nothing and nobody, and is looked at again when it is its turn.
+ */
+export class Admission {
+  readonly #options: AdmissionOptions;
+  #isWaited = true;
+
+  constructor(options: AdmissionOptions) {
+    this.#options = options;
+  }
+
+  /** Whether somebody may be waiting, as far as this process knows: then it is worth a look whenever something has changed. */
+  get isWaited(): boolean {
+    return this.#isWaited;
+  }
+
+  /** Room for what the lease is on, at once where nobody waits and the host has it; else a place in the queue. Answers why it has to wait. */
+  async ask(lease: Lease, wantMib: number): Promise<string | undefined> {
+    const host = await this.#options.host();
+    const notYet = await this.#decide(async (trx) => {
+      const why = await this.#whyWait(trx, wantMib, host);
+      if (why === undefined) {
+        if (!(await store.takeRoomAcrossTenants(trx, lease, wantMib))) throw new LeaseLost(lease.deploymentId);
+        return undefined;
+      }
+      const turn = lease.userId === null ? undefined : turnFor(...(await this.#turns(trx, lease.userId)));
+      await store.queueAcrossTenants(trx, lease, turn, wantMib);
+      return why;
+    });
+    if (notYet !== undefined) this.#isWaited = true;
+    return notYet && WHY[notYet];
+  }
+
+  /** Lets those start who wait, each in its turn, as far as there is room; makes room for the first one where what nobody uses takes it. */
+  async admit(): Promise<void> {
+    const { db, bus, limits } = this.#options;
+    this.#isWaited = (await store.readQueueAcrossTenants(db, 1)).length > 0;
+    if (!this.#isWaited) return;
+    const host = await this.#options.host();
+    const touched = await this.#decide(async (trx) => {
+      const taken = await this.#taken(trx, host);
+      const admitted: string[] = [];
+      for (const { id, wantMib } of await store.readQueueAcrossTenants(trx, limits.startsAtOnce)) {
+        const why = whyNotYet(wantMib, taken, host, limits);
+        if (why === 'memory') return [...admitted, ...(await this.#makeRoom(trx, wantMib, taken, host))];
+        if (why !== undefined) return admitted;
+        await store.grantAcrossTenants(trx, id, wantMib);
+        admitted.push(id);
+        taken.committedMib += Math.min(wantMib, countedAtMostMib(host, limits));
+        taken.starting += 1;
+      }
+      return admitted;
+    });
+    for (const id of touched) bus.publish('deployment', id);
+  }
+
+  /** Whether the pool may take more: never what somebody waits for, nor the last there is. */
+  async hasRoomForPool(): Promise<boolean> {
+    const { db, limits, poolMib } = this.#options;
+    const host = await this.#options.host();
+    const taken = await store.readTakenAcrossTenants(db, countedAtMostMib(host, limits));
+    if (taken.isWaited) return false;
+    // Half of what there is stays free for those who come with a wish of their own.
+    const spare = { ...taken, committedMib: taken.committedMib + capacityMib(host, limits) / 2 };
+    return whyNotYet(await poolMib(), spare, host, limits) === undefined;
+  }
+
+  async #whyWait(trx: Transaction<Schema>, wantMib: number, host: HostRoom): Promise<NotYet | undefined> {
+    const taken = await this.#taken(trx, host);
+    return whyNotYet(wantMib, taken, host, this.#options.limits) ?? (taken.isWaited ? 'turn' : undefined);
+  }
+
+  async #turns(trx: Transaction<Schema>, userId: string): Promise<Parameters<typeof turnFor>> {
+    const { ofUser, first } = await store.readTurnsAcrossTenants(trx, userId);
+    return [ofUser, first];
+  }
+
+  #taken(trx: Transaction<Schema>, host: HostRoom): Promise<Taken & { isWaited: boolean }> {
+    return store.readTakenAcrossTenants(trx, countedAtMostMib(host, this.#options.limits));
+  }
+
+  /** Has stopped what is paused and lets the pool's go, as far as it takes; answers which. */
+  async #makeRoom(trx: Transaction<Schema>, wantMib: number, taken: Taken, host: HostRoom): Promise<string[]> {
+    const { limits } = this.#options;
+    const atMost = countedAtMostMib(host, limits);
+    // Where it is the memory in use that is missing, nobody knows how much each of them gives back: one at a time then.
+    const missing = missingMib(wantMib, taken, host, limits) || 1;
+    const stillMissing = missing - (await store.sumLeavingAcrossTenants(trx, atMost));
+    if (stillMissing <= 0) return [];
+    const chosen = toStop(stillMissing, await store.readIdleAcrossTenants(trx, atMost, IDLE_LOOKED_AT));
+    for (const one of chosen) await store.stopIdleAcrossTenants(trx, one);
+    return chosen.map(({ id }) => id);
+  }
+
+  #decide<T>(decide: (trx: Transaction<Schema>) => Promise<T>): Promise<T> {
+    return this.#options.db.transaction().execute(async (trx) => {
+      await store.lockAcrossTenants(trx);
+      return decide(trx);
+    });
+  }
+}

@@ -1,0 +1,226 @@
+import { sql } from 'kysely';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import {
+  type AdmissionLimits,
+  type HostRoom,
+  missingMib,
+  type NotYet,
+  type Taken,
+  toStop,
+  turnFor,
+  whyNotYet,
+} from '../../src/domains/deployments/admission-rules.js';
+import { startApp, type TestApp } from '../support/app.js';
+import { databaseKinds } from '../support/database.js';
+import { until } from '../support/until.js';
+
+describe('whether one more may start', () => {
+  const host: HostRoom = { memoryMib: 1_000, availableMib: 500, diskFreeMib: 10_000 };
+  const limits: AdmissionLimits = { reserveMib: 200, overcommit: 2, startsAtOnce: 4, diskReserveMib: 512 };
+  const taken: Taken = { committedMib: 1_000, starting: 0 };
+  test.each<[string, number, Partial<Taken>, Partial<HostRoom>, NotYet | undefined]>([
+    ['there is room', 256, {}, {}, undefined],
+    ['all may be promised', 256, { committedMib: 1_344 }, {}, undefined],
+    ['and nothing beyond it', 256, { committedMib: 1_345 }, {}, 'memory'],
+    ['one that is large counts a quarter', 100_000, { committedMib: 1_200 }, {}, undefined],
+    ['promised, but in fact used up', 256, {}, { availableMib: 199 }, 'memory'],
+    ['as many as may be are starting', 256, { starting: 4 }, {}, 'starts'],
+    ['the disk is nearly full', 256, {}, { diskFreeMib: 511 }, 'disk'],
+    ['the disk cannot be seen', 256, {}, { diskFreeMib: undefined }, undefined],
+    [
+      'nothing runs: one may always, on a host however small',
+      4_096,
+      { committedMib: 0 },
+      { availableMib: 10, memoryMib: 300 },
+      undefined,
+    ],
+  ])('%s', (_, wantMib, more, has, why) =>
+    expect(whyNotYet(wantMib, { ...taken, ...more }, { ...host, ...has }, limits)).toBe(why),
+  );
+
+  test('what is missing is what has to be given back', () => {
+    expect(missingMib(256, { committedMib: 1_500, starting: 0 }, host, limits)).toBe(156);
+    expect(missingMib(256, { committedMib: 0, starting: 0 }, host, limits)).toBe(0);
+  });
+
+  test.each<[number, number[], number[]]>([
+    [100, [256, 256], [256]],
+    [300, [256, 256], [256, 256]],
+    [600, [256, 256], []],
+    [0, [256], []],
+  ])('%i MiB out of %j: %j are stopped', (missing, rooms, stopped) => {
+    const candidates = rooms.map((roomMib) => ({ roomMib }));
+    expect(toStop(missing, candidates).map(({ roomMib }) => roomMib)).toEqual(stopped);
+  });
+});
+
+describe('users take turns', () => {
+  /** Serves one after each arrival in `times`, as the queue does: by turn, then by who came first. */
+  function order(arrivals: string[], served = 0): string[] {
+    const waiting: { user: string; turn: number; at: number }[] = [];
+    const done: string[] = [];
+    const serve = () => {
+      waiting.sort((a, b) => a.turn - b.turn || a.at - b.at);
+      const next = waiting.shift();
+      if (next) done.push(next.user);
+    };
+    for (const [at, user] of arrivals.entries()) {
+      const turns = waiting.filter((one) => one.user === user).map(({ turn }) => turn);
+      const first = waiting.length === 0 ? undefined : Math.min(...waiting.map(({ turn }) => turn));
+      waiting.push({ user, at, turn: turnFor(turns.length === 0 ? undefined : Math.max(...turns), first) });
+      if (at < served) serve();
+    }
+    while (waiting.length > 0) serve();
+    return done;
+  }
+  test.each<[string, string, string]>([
+    ['one user in order', 'aaa', 'aaa'],
+    ['who comes after many stands behind one of them', 'aaaaaab', 'abaaaaa'],
+    ['several', 'aaaabbbc', 'abcababa'],
+    ['those who come in turns anyhow', 'ababab', 'ababab'],
+  ])('%s', (_, arrivals, served) => expect(order(Array.from(arrivals)).join('')).toBe(served));
+
+  test('nobody waits for ever: whoever comes again and again is not before one who has waited', () => {
+    // `b` waits with two while `a` comes a hundred times, each time after one was served.
+    const served = order(Array.from(`bb${'a'.repeat(100)}`), 100).join('');
+    expect(served).toHaveLength(102);
+    expect(served.lastIndexOf('b')).toBeLessThan(4);
+  });
+});
+
+describe.each(databaseKinds)('a host that is full (%s)', (database) => {
+  let app: TestApp;
+  let beside: TestApp | undefined;
+  let host: HostRoom;
+  // Four containers of 256 MiB.
+  const room = (more: Partial<HostRoom> = {}): HostRoom => ({
+    memoryMib: 1_024,
+    availableMib: 1_024,
+    diskFreeMib: 10_000,
+    ...more,
+  });
+  const env = { MEMORY_RESERVE_MIB: '0', MEMORY_OVERCOMMIT: '100', STARTS_AT_ONCE: '3' };
+
+  beforeAll(async () => {
+    host = room();
+    const parts = { host: async () => host, rest: { everyMs: 50, pausedS: 600 } };
+    app = await startApp({ database, env, app: parts });
+    if (database === 'postgres') beside = await startApp({ beside: app, env, app: parts });
+    await sql`update tiers set idle_timeout_s = null where name = 'free'`.execute(app.database.db);
+    await sql`update tiers set idle_timeout_s = 1 where name = 'pro'`.execute(app.database.db);
+  });
+  afterAll(async () => {
+    await beside?.stop();
+    await app.stop();
+  });
+
+  type User = Awaited<ReturnType<TestApp['user']>>;
+  const statusOf = async ({ id }: User) => (await app.get(`/api/v1/users/${id}/deploy/status`, app.adminKey)).json.deployments;
+  const positions = async (user: User) =>
+    (await statusOf(user)).map((one: { queue: { position: number } | null }) => one.queue?.position ?? 0);
+  const up = () => [...app.engine.instances.values()].filter(({ observed }) => ['running', 'paused'].includes(observed.state));
+  const dedicated = async (user: User, name: string) => app.agent(user, name, { isolation: 'dedicated' });
+  const remove = async (user: User, name = 'a') =>
+    expect((await app.call('DELETE', `/api/v1/users/${user.id}/agents/${name}`, { key: app.adminKey })).status).toBeLessThan(300);
+  async function full(tier = 'free'): Promise<User[]> {
+    const users = await Promise.all(Array.from({ length: 4 }, () => app.user(undefined, tier)));
+    for (const user of users) await app.agent(user, 'a');
+    for (const user of users) await app.ready(user);
+    return users;
+  }
+  async function empty(users: User[]): Promise<void> {
+    for (const user of users) await app.call('DELETE', `/api/v1/users/${user.id}`, { key: app.adminKey });
+    await until(() => app.engine.instances.size === 0, 'everything to be gone');
+  }
+
+  test('says who waits at which position, lets users take turns, and goes on as soon as there is room', async () => {
+    const running = await full();
+    const [many, one] = [await app.user(undefined, 'free'), await app.user(undefined, 'free')];
+    for (const name of ['a', 'b', 'c']) await dedicated(many, name);
+    await until(async () => (await positions(many)).every((position: number) => position > 0), 'all to wait');
+    await app.agent(one, 'a');
+    await until(async () => (await positions(one))[0] > 0, 'it to wait');
+    expect([await positions(many), await positions(one)]).toEqual([[1, 3, 4], [2]]);
+    const [waiting] = await statusOf(one);
+    expect(waiting).toMatchObject({ state: 'deploying', stage: 'queued', instance: null, queue: { since: expect.any(String) } });
+    expect(waiting.reason).toContain('queued, position 2');
+    expect((await app.get(`/api/v1/users/${one.id}/deploy/status`, app.adminKey)).json).toMatchObject({
+      settled: false,
+      reason: expect.stringContaining('queued, position 2'),
+    });
+    const why = (await app.get(`/api/v1/users/${one.id}/agents/a/explain`, app.adminKey)).json;
+    expect(why).toMatchObject({ verdict: 'waiting', reasons: [{ code: 'queued', text: expect.stringContaining('position 2') }] });
+    expect(up()).toHaveLength(4);
+
+    await remove(running[0]!);
+    await until(async () => (await positions(many)).toString() === '0,2,3', 'the first to have its turn');
+    await remove(running[1]!);
+    await app.ready(one);
+    expect(await positions(many)).toEqual([0, 1, 2]);
+    // What is not wished any more waits for nothing.
+    await remove(many, 'b');
+    await until(async () => (await positions(many)).toString() === '0,1', 'it to have left the queue');
+    await remove(running[2]!);
+    await app.ready(many);
+    await empty([...running, many, one]);
+  });
+
+  test('stops what is paused for those who wait, and what is woken again waits as they do', async () => {
+    const idle = await full('pro');
+    await until(async () => (await statusOf(idle[0]!))[0].rest === 'paused', 'it to be paused');
+    for (const user of idle) await until(async () => (await statusOf(user))[0].state === 'asleep', 'all to be paused');
+    const comers = await Promise.all([0, 1].map(() => app.user(undefined, 'free')));
+    for (const user of comers) await app.agent(user, 'a');
+    for (const user of comers) await app.ready(user);
+    expect(up()).toHaveLength(4);
+    const rests = (await Promise.all(idle.map(async (user) => (await statusOf(user))[0].rest))).toSorted();
+    expect(rests).toEqual(['paused', 'paused', 'stopped', 'stopped']);
+    // One that is paused goes on at once; one that was stopped has another one stopped.
+    const say = ({ id }: User) =>
+      app.post(`/api/v1/users/${id}/agents/a/chat`, app.adminKey, { messages: [{ role: 'user', content: 'hi' }] });
+    for (const user of idle) expect((await say(user)).status).toBe(200);
+    expect(up().length).toBeLessThanOrEqual(4);
+    await empty([...idle, ...comers]);
+  });
+
+  test('starts nothing while its disk is nearly full', async () => {
+    host = room({ diskFreeMib: 100 });
+    const user = await app.user(undefined, 'free');
+    await app.agent(user, 'a');
+    await until(async () => (await positions(user))[0] === 1, 'it to wait');
+    expect((await statusOf(user))[0].reason).toContain('disk of the host is nearly full');
+    host = room();
+    await app.ready(user);
+    await empty([user]);
+  });
+
+  test('is never overfilled, however many come at once to however many processes, and serves all in the end', async () => {
+    let most = 0;
+    const users = await Promise.all(Array.from({ length: 10 }, () => app.user(undefined, 'free')));
+    const entries = [app, beside ?? app];
+    await Promise.all(
+      users.map((user, i) =>
+        entries[i % 2]!.post(`/api/v1/users/${user.id}/agents`, app.adminKey, { name: 'a' }).then(({ status }) =>
+          expect(status).toBe(202),
+        ),
+      ),
+    );
+    const served = new Set<string>();
+    await until(
+      async () => {
+        most = Math.max(most, up().length);
+        for (const user of users) {
+          if (served.has(user.id) || (await statusOf(user))[0]?.state !== 'ready') continue;
+          served.add(user.id);
+          await remove(user);
+        }
+        return served.size === users.length;
+      },
+      () => `all to have been served: ${served.size}`,
+      60_000,
+    );
+    expect(most).toBeGreaterThan(1);
+    expect(most).toBeLessThanOrEqual(4);
+    await empty(users);
+  });
+});
