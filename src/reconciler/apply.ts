@@ -322,6 +322,8 @@ export class Apply {
     await runtime.stop(instance.name, STOP_GRACE_MS);
     await work.note(lease, { room_mib: null });
     links.resumeWatch(instance.id);
+    // That its end is not seen yet on this side must not let its next life be spoken to on it.
+    links.get(instance.id)?.close('the instance was stopped');
     return 'again';
   }
 

@@ -46,6 +46,20 @@ describe.each(RUNTIMES)('a container that nobody uses ($runtime, $database)', ({
     expect((await restOf(user)).instance.id).toBe(instance.id);
   });
 
+  test('is not spoken to over a link that its end left open', async () => {
+    const user = await app.user(undefined, 'free');
+    await app.agent(user, 'a');
+    expect(await say(user.key)).toMatchObject({ status: 200 });
+    app.gateways.lingering = true;
+    await rests(user, 'stopped');
+    const { instance } = await restOf(user);
+    const seen = async () => (await app.runtime.list()).instances.find((one) => one.instanceId === instance.id)?.state;
+    await until(async () => (await seen()) === 'exited', 'it to be stopped');
+    const answer = await say(user.key);
+    expect([answer.status, answer.text]).toEqual([200, expect.stringContaining('You said')]);
+    app.gateways.lingering = false;
+  });
+
   test('rests neither while a turn runs nor in a tier that never rests', async () => {
     const [free, business] = [await app.user(undefined, 'free'), await app.user(undefined, 'business')];
     for (const user of [free, business]) await app.agent(user, 'a');

@@ -22,6 +22,8 @@ export class FakeGateways {
   readonly configs = new Map<string, { version: number; agents: Agent[] }>();
   /** Instances that must not dial. */
   silent = false;
+  /** Links of instances that ended stay open, as where this side has not seen their end yet. */
+  lingering = false;
   /** Seconds that every instance says it must not be put to rest. */
   busyS = 0;
   script: Script | undefined;
@@ -40,9 +42,10 @@ export class FakeGateways {
     const links = new Map<string, Gateway>();
     this.#open.set(spec.instanceId, links);
     while (!end.signal.aborted && !process.ended.aborted) {
-      if (!this.silent) await this.#dialAll(spec, links).catch(() => undefined);
+      if (!this.silent) await this.#dialAll(spec, process, links).catch(() => undefined);
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
+    while (this.lingering) await new Promise((resolve) => setTimeout(resolve, 10));
     for (const gateway of links.values()) gateway.close();
   }
 
@@ -56,17 +59,19 @@ export class FakeGateways {
   }
 
   async close(): Promise<void> {
+    this.lingering = false;
     for (const end of this.#ends.values()) end.abort();
     this.cut();
   }
 
-  async #dialAll(spec: InstanceSpec, links: Map<string, Gateway>): Promise<void> {
+  async #dialAll(spec: InstanceSpec, process: FakeProcess, links: Map<string, Gateway>): Promise<void> {
     const token = (await readFile(join(spec.linkDir, 'token'), 'utf8')).trim();
     for (const name of await readdir(spec.linkDir)) {
       if (!name.endsWith('.sock')) continue;
       const known = links.get(name);
       if (known && known.socket && !known.socket.destroyed) continue;
       const gateway = new Gateway((request, response) => {
+        if (process.ended.aborted) return gateway.close();
         // Berth may give up a call whose body is still on its way.
         this.#answer(spec, request, response).catch(() => response.destroy());
       });

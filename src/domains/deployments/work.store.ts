@@ -234,7 +234,8 @@ export async function updateInstanceAcrossTenants(
                 applied_version: started.appliedVersion,
               }
             : {}),
-          ...(stopped ? { stopped_at: sql<Date>`now()` } : {}),
+          // What it was told ends with it, so that no turn goes to its next life before that has been told.
+          ...(stopped ? { stopped_at: sql<Date>`now()`, applied_version: 0 } : {}),
           ...(ended === undefined ? {} : { ended_at: sql<Date>`now()`, end_reason: ended }),
         })
         .where('instances.id', '=', instanceId)
