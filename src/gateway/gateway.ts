@@ -25,7 +25,10 @@ const CONFIG_TIMEOUT_MS = 10_000;
 const PACKAGE_TIMEOUT_MS = 60_000;
 /** A gateway that goes on missing what it was sent is not asked for ever. */
 const PACKAGE_ROUNDS = 2;
-const ALIVE_TIMEOUT_MS = 1_000;
+const ACTIVITY_TIMEOUT_MS = 1_000;
+const UNSURE_S = 5;
+/** A link that does not answer after a thaw is cut, with the turns that came while it was frozen: a busy machine must not look like that. */
+const THAW_TIMEOUT_MS = 3_000;
 /** An agent can ask for so much at a time. */
 const MOST_BUSY_S = 3_600;
 const PING_TIMEOUT_MS = 5_000;
@@ -99,27 +102,30 @@ export class GatewayClient {
   /** Whether the gateway answers at once, as after it was frozen. */
   async isAlive(instanceId: string, signal: AbortSignal): Promise<boolean> {
     try {
-      const response = await this.#upkeep(instanceId, '/healthz', signal);
-      await readCapped(response.body, ALIVE_TIMEOUT_MS);
+      const response = await this.#upkeep(instanceId, '/healthz', THAW_TIMEOUT_MS, signal);
+      await readCapped(response.body, THAW_TIMEOUT_MS);
       return response.status === 200;
     } catch {
       return false;
     }
   }
 
-  /** How many seconds the instance must not be frozen or stopped: it works, or one of its agents asked for the time. 0 where it does not say. */
+  /**
+   * How many seconds the instance must not be frozen or stopped: it works, or one of its agents asked for the time. 0 where there is no link to
+   * ask over, or no such question; a gateway that is too slow to answer may be so for its work, and counts as busy for a moment.
+   */
   async busyFor(instanceId: string, signal: AbortSignal): Promise<number> {
     try {
-      const response = await this.#upkeep(instanceId, '/berth/v1/activity', signal);
-      const text = await readCapped(response.body, ALIVE_TIMEOUT_MS);
+      const response = await this.#upkeep(instanceId, '/berth/v1/activity', ACTIVITY_TIMEOUT_MS, signal);
+      const text = await readCapped(response.body, ACTIVITY_TIMEOUT_MS);
       return response.status === 200 ? busySecondsIn(text) : 0;
-    } catch {
-      return 0;
+    } catch (error) {
+      return error instanceof NotSent ? 0 : UNSURE_S;
     }
   }
 
-  #upkeep(instanceId: string, path: string, signal: AbortSignal): Promise<LinkResponse> {
-    return this.#link(instanceId).request({ method: 'GET', path, timeoutMs: ALIVE_TIMEOUT_MS, signal, isUpkeep: true });
+  #upkeep(instanceId: string, path: string, timeoutMs: number, signal: AbortSignal): Promise<LinkResponse> {
+    return this.#link(instanceId).request({ method: 'GET', path, timeoutMs, signal, isUpkeep: true });
   }
 
   /** Asks the gateway whether it lives and serves that agent; answers the milliseconds that took. */

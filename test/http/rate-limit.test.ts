@@ -98,17 +98,17 @@ describe('the address of a client', () => {
   });
 });
 
-test('a million addresses cost bounded memory, and a limit still holds for those known before', async () => {
+test('a hundred thousand addresses cost bounded memory, and a limit still holds for those known before', async () => {
   const limits = new RateLimits({ perKey: () => undefined, perAddress: 2, remembered: 5_000 });
   await limits.ofAddress('9.9.9.9');
   await limits.ofAddress('9.9.9.9');
   const before = process.memoryUsage().heapUsed;
   let refused = 0;
-  for (let i = 0; i < 1_000_000; i++) {
+  for (let i = 0; i < 100_000; i++) {
     const { allowed } = await limits.ofAddress(`${i >> 16}.${(i >> 8) & 255}.${i & 255}.7`);
     if (!allowed) refused++;
   }
   expect((process.memoryUsage().heapUsed - before) / 1e6).toBeLessThan(60);
-  expect(refused).toBeGreaterThan(900_000);
+  expect(refused).toBeGreaterThan(90_000);
   expect((await limits.ofAddress('9.9.9.9')).allowed).toBe(false);
 });

@@ -24,8 +24,8 @@ export class FakeGateways {
   silent = false;
   /** Links of instances that ended stay open, as where this side has not seen their end yet. */
   lingering = false;
-  /** Seconds that every instance says it must not be put to rest. */
-  busyS = 0;
+  /** Seconds that every instance says it must not be put to rest; `silent`: it does not answer the question. */
+  busyS: number | 'silent' = 0;
   script: Script | undefined;
   /** Answers the calls for files, whose bodies it reads itself; without it there are none. */
   files: ((request: Http2ServerRequest, response: Http2ServerResponse) => void) | undefined;
@@ -96,7 +96,7 @@ export class FakeGateways {
       // Its turns are over at once, so that none is ever in the way.
       response.end(JSON.stringify({ released: (JSON.parse(text) as { agents: string[] }).agents }));
     } else if (path === 'GET /berth/v1/activity') {
-      response.end(JSON.stringify({ busy_s: this.busyS }));
+      if (this.busyS !== 'silent') response.end(JSON.stringify({ busy_s: this.busyS }));
     } else if (path === 'GET /v1/models') {
       const agents = this.configs.get(spec.instanceId)?.agents ?? [];
       response.end(
