@@ -15,7 +15,7 @@ const SETTLE_MS = 3_000;
 const SMALL_FILES = 200;
 
 /** One way of moving so many bytes. */
-interface Passage {
+export interface Passage {
   seconds: number;
   /** What Berth's resident memory had grown by at its highest. */
   grownMib: number;
@@ -75,7 +75,8 @@ function report(
   };
 }
 
-async function watched(berth: Berth, work: () => Promise<void>): Promise<Passage> {
+/** How long some work takes, and what of Berth's processor time and memory. */
+export async function watched(berth: Berth, work: () => Promise<void>): Promise<Passage> {
   const before = berth.child.residentMib();
   const cpuBefore = cpuMsOf([berth.child.pid]);
   let most = before;
@@ -90,7 +91,8 @@ async function watched(berth: Berth, work: () => Promise<void>): Promise<Passage
   return { seconds, grownMib: most - before, cpuMs: cpuMsOf([berth.child.pid]) - cpuBefore };
 }
 
-async function upload(agent: BerthAgent, mib: number): Promise<void> {
+/** Writes `large.bin`. */
+export async function upload(agent: BerthAgent, mib: number): Promise<void> {
   const request = agent.open('PUT', 'large.bin', { 'content-length': mib * MIB });
   const answered = new Promise<IncomingMessage>((resolve, reject) => request.once('response', resolve).once('error', reject));
   for (let sent = 0; sent < mib * MIB; sent += PIECE.length) {

@@ -12,6 +12,7 @@ import { memory } from './memory.js';
 import { provision } from './provision.js';
 import { secrets } from './secrets.js';
 import { replace } from './replace.js';
+import { snapshots } from './snapshots.js';
 import type { Bench, BenchContext } from './support/bench.js';
 import type { DatabaseKind } from './support/berth.js';
 import { isMet, printed, type Report } from './support/measure.js';
@@ -34,6 +35,7 @@ const BENCHES: Record<string, Bench> = {
   context,
   replace,
   admission,
+  snapshots,
 };
 const RESULTS = fileURLToPath(new URL('results/', import.meta.url));
 

@@ -10,6 +10,7 @@ import * as sleep from './0008_sleep.js';
 import * as idle from './0009_idle.js';
 import * as pool from './0010_pool.js';
 import * as replacement from './0011_replacement.js';
+import * as snapshots from './0012_snapshots.js';
 import * as limits from './0014_limits.js';
 import * as events from './0015_events.js';
 
@@ -26,6 +27,7 @@ export const migrations: Record<string, Migration> = {
   '0009_idle': idle,
   '0010_pool': pool,
   '0011_replacement': replacement,
+  '0012_snapshots': snapshots,
   '0014_limits': limits,
   '0015_events': events,
 };

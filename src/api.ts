@@ -34,6 +34,9 @@ import { skillsRoutes } from './domains/skills/skills.routes.js';
 import { templateHistoryRoutes } from './domains/templates/history.routes.js';
 import type { Templates } from './domains/templates/templates.js';
 import { templatesRoutes } from './domains/templates/templates.routes.js';
+import { copiesRoutes } from './domains/snapshots/copies.routes.js';
+import type { Snapshots } from './domains/snapshots/snapshots.js';
+import { snapshotsRoutes } from './domains/snapshots/snapshots.routes.js';
 import type { Secrets } from './domains/secrets/secrets.js';
 import { secretsRoutes } from './domains/secrets/secrets.routes.js';
 import type { Tiers } from './domains/tiers/tiers.js';
@@ -79,6 +82,7 @@ export interface ApiParts {
   /** Of every stream, where it is not to be as usual. */
   stream?: StreamOptions | undefined;
   skills: Skills;
+  snapshots: Snapshots;
   templates: Templates;
   tiers: Tiers;
   traffic: Traffic;
@@ -112,6 +116,8 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, heartbeatsRoutes(parts.heartbeats));
   app.route(BASE, skillsRoutes(parts.skills));
   app.route(BASE, installsRoutes(parts.installs));
+  app.route(BASE, snapshotsRoutes(parts.snapshots));
+  app.route(BASE, copiesRoutes(parts.snapshots));
   app.route(BASE, templatesRoutes(parts.templates));
   app.route(BASE, templateHistoryRoutes(parts.templates));
   app.route(BASE, secretsRoutes(parts.secrets));

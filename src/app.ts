@@ -5,6 +5,7 @@ import { ClawHub, type ClawHubOptions } from './clawhub/clawhub.js';
 import { Agents, type AgentsOptions } from './domains/agents/agents.js';
 import { moveAgentsJob } from './domains/agents/agents.jobs.js';
 import { AgentModels } from './domains/agents/models.js';
+import { AgentArrivals } from './domains/agents/arrivals.js';
 import { AgentMoves } from './domains/agents/moves.js';
 import { giveAcrossTenants, settleAcrossTenants } from './domains/agents/serving.store.js';
 import { Assembly } from './domains/assembly/assembly.js';
@@ -46,6 +47,8 @@ import { Plugins } from './domains/plugins/plugins.js';
 import { SkillInstalls } from './domains/skills/installs.js';
 import { Skills } from './domains/skills/skills.js';
 import { Secrets as UserSecrets } from './domains/secrets/secrets.js';
+import { Snapshots } from './domains/snapshots/snapshots.js';
+import { snapshotJobs } from './domains/snapshots/snapshots.jobs.js';
 import { Templates } from './domains/templates/templates.js';
 import { Tiers } from './domains/tiers/tiers.js';
 import { Traffic } from './domains/traffic/traffic.js';
@@ -109,8 +112,9 @@ export interface AppOptions {
   host?: () => Promise<HostRoom>;
   /** How often what runs is measured, where it is not to be as usual. */
   vitals?: { everyS: number; lookEveryMs: number };
-  /** How often heartbeats are looked at, where it is not to be as usual. */
+  /** How often heartbeats, and what is to happen to snapshots by itself, are looked at, where it is not to be as usual. */
   heartbeats?: { everyMs: number };
+  snapshots?: { everyMs: number };
   /** How soon events that nobody spoke of are found, and slow streams ended, where it is not to be as usual. */
   events?: Pick<EventsOptions, 'feed' | 'slowMs'>;
   /** Intervals of the reconciler, where they are not to be the usual ones. */
@@ -198,6 +202,7 @@ export function createApp(options: AppOptions): App {
     defaultModel: config.defaultModel,
     checkModel,
     checkRoom,
+    farewell: { gather: (userId, agent) => snapshots.gather(userId, agent) },
   });
   const skills = new Skills({ db, agents });
   const clawhub = new ClawHub({ url: config.clawhubUrl, limits: options.clawhub, deny: config.egressDeny });
@@ -221,7 +226,10 @@ export function createApp(options: AppOptions): App {
   const fileClient = new FilesClient({ links, times: options.files?.times });
   const files = new Files({ db, agents, client: fileClient, readyTimeoutMs: config.readyTimeoutMs });
   const events = new Events({ db, bus, log, keys, retentionDays: config.eventsRetentionDays, ...options.events });
-  const erasers = [chat, heartbeats, userSecrets, templates, plugins, skills, traffic, usage, events, new Outbox()];
+  const state = new StateClient({ links });
+  const shaped = { agents, arrivals: new AgentArrivals({ deployments }), configs, plugins, skills, templates, checkModel };
+  const snapshots = new Snapshots({ db, bus, log, vault, chat, deployments, state, config, ...shaped });
+  const erasers = [snapshots, chat, heartbeats, userSecrets, templates, plugins, skills, traffic, usage, events, new Outbox()];
   const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers });
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
   const logs = new Logs({ db, bus, runtime, secrets: userSecrets });
@@ -275,6 +283,7 @@ export function createApp(options: AppOptions): App {
     secrets: userSecrets,
     stream: options.stream,
     skills,
+    snapshots,
     templates,
     tiers,
     traffic,
@@ -328,7 +337,7 @@ export function createApp(options: AppOptions): App {
   const linkSync = new Loop(linkSyncJob({ work, links, log, onEnded: (instanceId) => egress.forget(instanceId) }), log);
   const admit = new Loop(admitJob(admission), log);
   const erase = new Loop(eraseUsersJob(users), log);
-  const moves = new AgentMoves({ db, log, deployments, state: new StateClient({ links }) });
+  const moves = new AgentMoves({ db, log, deployments, state });
   const rotate = new Loop(rotateVaultJob(rotation), log);
   const loops = [
     rotate,
@@ -343,6 +352,7 @@ export function createApp(options: AppOptions): App {
       settleTurnsJob(chat),
       pruneIdempotencyJob(idempotency),
       moveAgentsJob(moves),
+      ...snapshotJobs(snapshots, options.snapshots?.everyMs),
       fillPoolJob(pool),
       advanceRolloutsJob(rollouts),
       restJob({ deployments, links, ...options.rest }),
@@ -378,7 +388,7 @@ export function createApp(options: AppOptions): App {
       await events.stop();
       // Together: the turns that run must end in a clear error now, however long the engine takes to answer.
       await Promise.all([reconciler.stop(), heartbeats.stop(), llm.close().then(() => links.shutdown())]);
-      await Promise.all(loops.map((loop) => loop.stop()));
+      await Promise.all([snapshots.stop(), ...loops.map((loop) => loop.stop())]);
       await counter.stop();
       await traffic.flush();
       await signOff(db, processId);

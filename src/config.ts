@@ -57,6 +57,8 @@ export interface Config {
   providerStallTimeoutMs: number;
   /** How long an instance that Berth does not know, but whose labels say it is ours, is left alone. */
   orphanGraceMs: number;
+  /** How long a deleted agent can be brought back; 0: not at all. */
+  undeleteHours: number;
 }
 
 /** Settings that no logger is ever given. */
@@ -179,6 +181,7 @@ export const Environment = z.object({
   REPLACE_TURN_TIMEOUT_MS: integer(1_000, 3_600_000).default(60_000),
   PROVIDER_STALL_TIMEOUT_MS: integer(100, 600_000).default(60_000),
   ORPHAN_GRACE_MS: integer(0, 86_400_000).default(60_000),
+  UNDELETE_HOURS: integer(0, 8_760).default(168),
   DATABASE_URL: url(['postgres:', 'postgresql:']).optional(),
   ADMIN_API_KEY: z.string().min(32, 'must have at least 32 characters').optional(),
   MASTER_KEY: masterKey.optional(),
@@ -234,6 +237,7 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       replaceTurnTimeoutMs: e.REPLACE_TURN_TIMEOUT_MS,
       providerStallTimeoutMs: e.PROVIDER_STALL_TIMEOUT_MS,
       orphanGraceMs: e.ORPHAN_GRACE_MS,
+      undeleteHours: e.UNDELETE_HOURS,
     },
     secrets: {
       databaseUrl: e.DATABASE_URL,

@@ -62,10 +62,14 @@ export interface InstanceConfig {
   agents: AgentConfig[];
   /** Agents on the volume that another instance has: neither served here nor removed. */
   released: Set<string>;
+  /** Incarnations whose state is put aside when their agent is removed, until it was fetched. */
+  kept: Set<string>;
 }
 
 export const DIGEST = /^[0-9a-f]{64}$/;
 export const AGENT_ID = /^[a-z0-9_][a-z0-9_-]{0,63}$/;
+/** Names a folder where the state of one is kept. */
+export const INCARNATION = /^[A-Za-z0-9_-]{1,128}$/;
 const MODEL = /^[^\s/]+\/\S+$/;
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/;
 const TOOL_NAME = /^[A-Za-z0-9_-]{1,64}$/;
@@ -99,7 +103,9 @@ export function parseConfig(body: unknown): InstanceConfig {
   );
   const released = new Set(optional(config['released'], (v) => texts(v, 'released')) ?? []);
   if (agents.some(({ id }) => released.has(id))) throw invalid('released: names an agent that is listed');
-  return { version, mode, agents, released };
+  const kept = new Set(optional(config['kept'], (v) => texts(v, 'kept')) ?? []);
+  for (const incarnation of kept) if (!INCARNATION.test(incarnation)) throw invalid('kept: must be incarnations');
+  return { version, mode, agents, released, kept };
 }
 
 /** What a call to let go of agents says. */

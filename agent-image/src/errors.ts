@@ -46,13 +46,14 @@ export class ModelError extends Error {
 
 /** Why a turn was ended by something else than its own end; the reason of the turn's AbortSignal. */
 export class TurnStopped extends Error {
-  readonly why: 'disconnected' | 'removed' | 'stopping' | 'moved';
+  readonly why: 'disconnected' | 'removed' | 'restored' | 'stopping' | 'moved';
 
   constructor(why: TurnStopped['why']) {
     super(
       {
         disconnected: 'The client went away.',
         removed: 'The agent was removed.',
+        restored: 'The agent was put back to an earlier state while the turn ran.',
         stopping: 'The instance is stopping.',
         moved: 'The turn took longer than the replacement of its instance waits.',
       }[why],

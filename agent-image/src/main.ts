@@ -5,6 +5,7 @@ import { Conversations } from './conversation.js';
 import { Credentials } from './credentials.js';
 import { Egress } from './egress.js';
 import { TurnStopped } from './errors.js';
+import { Departed } from './files/departed.js';
 import { FileRoutes } from './files/routes.js';
 import { Arrivals } from './files/state.js';
 import { Volume } from './files/volume.js';
@@ -54,12 +55,14 @@ async function main(settings: Settings): Promise<void> {
   const preparation = new Preparation({ packages, trash, log });
   const volume = new Volume(settings.dataDir, log);
   const arrivals = new Arrivals(volume);
+  const departed = new Departed(volume);
   // Not while another instance may be at work on the same volume: it would lose what it has in the making.
   const alone = () => {
     volume.clean();
     void trash.empty();
+    void arrivals.dropForgotten().catch((error: unknown) => log.warn('arrivals not looked through', { code: errorCode(error) }));
   };
-  const roster = new Roster({ folders, trash, packages, preparation, arrivals, conversations, running, log, alone });
+  const roster = new Roster({ folders, trash, packages, preparation, arrivals, departed, conversations, running, log, alone });
   const model = new ModelClient((preferred) => links.sockets(preferred), credentials);
   const egress = new Egress(() => links.sockets(), credentials);
   const proxy = new ForwardProxy(egress, log);
@@ -68,7 +71,8 @@ async function main(settings: Settings): Promise<void> {
   const turns = new Turns({ model, conversations, toolbox });
   const files = new FileRoutes({
     volume,
-    knows: (agentId) => roster.ids.includes(agentId),
+    incarnationOf: (agentId) => roster.get(agentId)?.config.incarnation,
+    departed,
     settled: (agentId) => running.agentSettled(agentId, SETTLE_WITHIN_MS),
   });
   const api = new Api({ roster, turns, running, packages, files, leases, log });

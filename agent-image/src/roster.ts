@@ -4,6 +4,7 @@ import { Agent } from './agent.js';
 import type { AgentConfig, InstanceConfig } from './config.js';
 import type { Conversations } from './conversation.js';
 import { HttpError, TurnStopped, invalid } from './errors.js';
+import type { Departed } from './files/departed.js';
 import type { Arrivals } from './files/state.js';
 import type { Log } from './log.js';
 import { readMarker } from './marker.js';
@@ -70,6 +71,7 @@ export interface RosterOptions {
   packages: Packages;
   preparation: Preparation;
   arrivals: Arrivals;
+  departed: Departed;
   conversations: Conversations;
   running: RunningTurns;
   log: Log;
@@ -84,6 +86,8 @@ export class Roster {
   #version: number | undefined;
   #mode: InstanceConfig['mode'] = 'full';
   readonly #releases: Releases;
+  /** Incarnations whose state is not to be deleted with their agent. */
+  #kept: ReadonlySet<string> = new Set();
   #applying: Promise<unknown> = Promise.resolve();
 
   constructor(options: RosterOptions) {
@@ -140,6 +144,7 @@ export class Roster {
     if (missing.length > 0) throw missingPackages(missing);
     log.hide(config.agents.flatMap(({ secrets }) => [...secrets.values()]));
     if (this.#version === undefined && config.released.size === 0) this.#options.alone?.();
+    this.#kept = config.kept;
     await this.#removeOthers(config);
     await this.#releases.set(config.released);
     const prepared: Prepared[] = [];
@@ -148,7 +153,10 @@ export class Roster {
     this.#version = config.version;
     this.#mode = config.mode;
     // Those of agents that another instance has are needed too.
-    if (config.released.size === 0) await packages.keepOnly(digests);
+    if (config.released.size === 0) {
+      await packages.keepOnly(digests);
+      await this.#options.departed.keepOnly(config.kept);
+    }
     log.info('config applied', { version: config.version, mode: config.mode, agents: prepared.length });
     return { version: config.version, agents: this.ids };
   }
@@ -174,22 +182,24 @@ export class Roster {
     if (before?.incarnation !== incarnation) {
       const hasArrived = await arrivals.has(id, incarnation);
       // Of a state that was put in place only in part, by a process that died over it, the rest follows.
-      if (!hasArrived || this.#agents.has(id)) await this.#wipe(id);
+      if (!hasArrived || this.#agents.has(id)) await this.#wipe(id, hasArrived ? 'restored' : 'removed');
       if (hasArrived) await arrivals.adopt(id);
       before = undefined;
     }
     const workspace = this.#agents.get(id)?.workspace ?? new Workspace(folders.workspace(id), folders.home(id), log);
     const broken = await preparation.prepare(config, { workspace, markerPath, before });
-    await arrivals.drop(id);
+    await arrivals.dropAdopted(id, incarnation);
     return { config, workspace, broken };
   }
 
   /** Ends an agent's turns, then takes all that is its out of sight at once and deletes it in the background. */
-  async #wipe(id: string): Promise<void> {
-    const { folders, conversations, running, trash } = this.#options;
+  async #wipe(id: string, why: 'removed' | 'restored' = 'removed'): Promise<void> {
+    const { folders, conversations, departed, running, trash } = this.#options;
     this.#agents.delete(id);
-    await running.stopAgent(id, new TurnStopped('removed'));
+    await running.stopAgent(id, new TurnStopped(why));
     conversations.forget(id);
+    const incarnation = (await readMarker(folders.marker(id)))?.incarnation;
+    if (incarnation !== undefined && this.#kept.has(incarnation)) departed.take(id, incarnation);
     for (const dir of folders.allOf(id)) await trash.discard(dir);
   }
 }

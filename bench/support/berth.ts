@@ -150,12 +150,12 @@ export class BerthAgent implements Target {
   readonly name: string;
   readonly address: NetConnectOpts;
   readonly pid: number;
-  readonly #key: string;
+  readonly key: string;
 
   constructor(berth: Berth, key: string, name: string) {
     this.address = { host: '127.0.0.1', port: berth.port };
     this.pid = berth.child.pid;
-    this.#key = key;
+    this.key = key;
     this.name = name;
   }
 
@@ -163,7 +163,7 @@ export class BerthAgent implements Target {
   open(method: string, path: string, headers: Record<string, string | number> = {}): ClientRequest {
     const { port } = this.address as { port: number };
     const target = `/api/v1/users/me/agents/${this.name}/files/${path}`;
-    return httpRequest({ port, method, path: target, headers: { 'x-api-key': this.#key, ...headers }, agent: keptAlive });
+    return httpRequest({ port, method, path: target, headers: { 'x-api-key': this.key, ...headers }, agent: keptAlive });
   }
 
   request(wish: Wish, conversation?: string): string {
@@ -174,7 +174,7 @@ export class BerthAgent implements Target {
     return requestText(
       'POST',
       `/api/v1/users/me/agents/${this.name}/chat/stream`,
-      { 'x-api-key': this.#key },
+      { 'x-api-key': this.key },
       JSON.stringify(body),
     );
   }

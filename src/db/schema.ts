@@ -9,6 +9,12 @@ import type { IdempotencyKeysTable } from '../domains/idempotency/idempotency.ta
 import type { InstallationTable, ProcessesTable } from '../domains/installation/installation.table.js';
 import type { AgentPluginsTable, PluginsTable } from '../domains/plugins/plugins.table.js';
 import type { AgentSkillsTable, SkillPackagesTable, SkillsTable, SkillVersionsTable } from '../domains/skills/skills.table.js';
+import type {
+  KeptLinesTable,
+  RestoresTable,
+  SnapshotSchedulesTable,
+  SnapshotsTable,
+} from '../domains/snapshots/snapshots.table.js';
 import type { TemplatesTable, TemplateVariablesTable } from '../domains/templates/templates.table.js';
 import type { SecretsTable, SecretStoresTable } from '../domains/secrets/secrets.table.js';
 import type { EgressTrafficTable } from '../domains/traffic/traffic.table.js';
@@ -42,6 +48,10 @@ export interface Schema {
   skill_packages: SkillPackagesTable;
   skill_versions: SkillVersionsTable;
   skills: SkillsTable;
+  kept_lines: KeptLinesTable;
+  restores: RestoresTable;
+  snapshot_schedules: SnapshotSchedulesTable;
+  snapshots: SnapshotsTable;
   template_variables: TemplateVariablesTable;
   templates: TemplatesTable;
   secret_stores: SecretStoresTable;

@@ -24,7 +24,7 @@ export interface InstanceSkill {
 export interface InstanceAgent {
   /** The agent's name. */
   id: string;
-  /** The agent's id: another agent of the same name is another agent. */
+  /** The agent's id, or its latest restore's: another one under the same name is another agent, or another state of it. */
   incarnation: string;
   model: string;
   instructions?: string;
@@ -51,6 +51,8 @@ export interface InstanceConfig {
   agents: InstanceAgent[];
   /** Agents on the volume that another instance has. */
   released?: string[];
+  /** Incarnations whose state is put aside rather than deleted with their agent. */
+  kept?: string[];
 }
 
 /** Where a gateway's missing packages come from: the tar of a digest, or undefined where there is none any more. */

@@ -21,6 +21,8 @@ export const ID_PREFIXES = [
   'hbt',
   'cfv',
   'rol',
+  'snp',
+  'rst',
 ] as const;
 export type IdPrefix = (typeof ID_PREFIXES)[number];
 

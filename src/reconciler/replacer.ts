@@ -95,12 +95,12 @@ export class Replacer {
 /** The part of a deployment's config that one of its two instances is told: its own agents, and which of them the other one has. */
 export function shareOf(config: InstanceConfig, { instance, incoming, agents }: Leased): InstanceConfig {
   if (!instance || !incoming) return config;
-  const handed = new Set(agents.filter((agent) => agent.served_by === incoming.id).map((agent) => agent.id));
+  const handed = new Set(agents.filter((agent) => agent.served_by === incoming.id).map((agent) => agent.name));
   const isIncoming = instance.id === incoming.id;
-  const isOwn = (agentId: string) => handed.has(agentId) === isIncoming;
+  const isOwn = (name: string) => handed.has(name) === isIncoming;
   return {
     ...config,
-    agents: config.agents.filter((agent) => isOwn(agent.incarnation)),
-    released: config.agents.filter((agent) => !isOwn(agent.incarnation)).map((agent) => agent.id),
+    agents: config.agents.filter((agent) => isOwn(agent.id)),
+    released: config.agents.filter((agent) => !isOwn(agent.id)).map((agent) => agent.id),
   };
 }

@@ -7,6 +7,7 @@ import { VaultError } from './vault-error.js';
  *   value         0x12 | id of data key, 8   | nonce, 24 | ciphertext and tag, 16 more than the plain bytes
  *   installation  0x13 | id of master key, 8 | nonce, 24 | ciphertext and tag
  *   key check     0x14 | check value of the master key, 32
+ *   stream        0x15 | see stream.ts
  *
  * All ciphers are XChaCha20-Poly1305 (IETF), with random nonces. What is bound as additional data: for a data key all bytes
  * before its nonce; for a value its user, scope, name and version; for the installation its name and version; each after its
@@ -16,6 +17,7 @@ export const DATA_KEY = 0x11;
 export const VALUE = 0x12;
 export const INSTALLATION = 0x13;
 export const KEY_CHECK = 0x14;
+export const STREAM = 0x15;
 
 export const KEY_ID_BYTES = 8;
 export const NONCE_BYTES = 24;

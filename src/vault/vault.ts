@@ -10,9 +10,11 @@ import {
   NONCE_BYTES,
   parseSealed,
   type Sealed,
+  STREAM,
   VALUE,
 } from './format.js';
 import { KeyRing, type ReadKeys } from './key-ring.js';
+import { openStream, sealStream, STREAM_KEY_BYTES } from './stream.js';
 import { VaultError } from './vault-error.js';
 
 /** Where a sealed value belongs. Bytes moved to another place do not open there. */
@@ -202,6 +204,36 @@ export class Vault {
     return decrypt(sealed, bind(VALUE, userId, place.scope, place.name, place.version), key, 'a value');
   }
 
+  /** A key for one long thing of a user, sealed for its place: `sealStream` and `openStream` take it. */
+  newStreamKey(dataKeySealed: Uint8Array, place: Place): Buffer {
+    const key = sodium.randombytes_buf(STREAM_KEY_BYTES);
+    try {
+      return this.seal(dataKeySealed, place, key);
+    } finally {
+      wipe(key);
+    }
+  }
+
+  /** Seals what is too long for memory, as it comes; what comes of it opens with the same key only. */
+  async *sealStream(dataKeySealed: Uint8Array, place: Place, streamKey: Uint8Array, plain: AsyncIterable<Uint8Array>) {
+    const key = this.open(dataKeySealed, place, streamKey);
+    try {
+      yield* sealStream(key, boundTo(place), plain);
+    } finally {
+      wipe(key);
+    }
+  }
+
+  /** The plain bytes of a sealed stream. What was given out is sound; one that was altered or cut short ends in a `VaultError`. */
+  async *openStream(dataKeySealed: Uint8Array, place: Place, streamKey: Uint8Array, sealed: AsyncIterable<Uint8Array>) {
+    const key = this.open(dataKeySealed, place, streamKey);
+    try {
+      yield* openStream(key, boundTo(place), sealed);
+    } finally {
+      wipe(key);
+    }
+  }
+
   /** Seals bytes that belong to no user, such as the pepper of API keys. */
   sealInstallation(place: InstallationPlace, plain: Uint8Array): Buffer {
     const { id, installation } = this.#ring.current;
@@ -244,6 +276,11 @@ function decrypt(sealed: Sealed, bound: Buffer, key: Uint8Array, what: string): 
     // libsodium says no more than that, and a cause would be kept with the arguments in its frames.
     throw new VaultError('tampered', `${what} does not open: it was altered, or sealed for another place`);
   }
+}
+
+/** What a stream's pieces are bound to, besides the key that is sealed for the place already. */
+function boundTo({ scope, name, version }: Place): Buffer {
+  return bind(STREAM, scope, name, version);
 }
 
 function idOf(dataKey: Uint8Array): Buffer {

@@ -87,8 +87,8 @@ test('one that broke off while it was put in place goes on', async () => {
   expect(readFileSync(join(files.dataDir, 'homes/f/.profile'), 'utf8')).toBe('export X=1');
 });
 
-test('what is no state, or is for an agent that is here, is refused', async () => {
-  expect(await putFor('a', state)).toMatchObject({ status: 409, json: { error: { code: 'exists' } } });
+test('what is no state, or is for an agent that has it already, is refused', async () => {
+  expect(await putFor('a', state, 'i1')).toMatchObject({ status: 409, json: { error: { code: 'exists' } } });
   expect(await putFor('g', state, '')).toMatchObject({ status: 400, json: { error: { code: 'bad_request' } } });
   expect(await putFor('..%2Fg', state)).toMatchObject({ status: 400, json: { error: { code: 'bad_request' } } });
   for (const entries of [
@@ -115,4 +115,40 @@ test('a state is given away when the running turn has ended', async () => {
   const { bytes } = await files.ask('GET', 'state');
   expect((await turn).done).toBe(true);
   expect(bytes.toString('latin1')).toContain('/slow 20 30');
+});
+
+test('an agent that is here gets another state at the config that names it so, whole, and keeps its own until then', async () => {
+  await configure(agent('a'), agent('b'));
+  await berth.chat(say('b', 'to be forgotten', { user: 'u1' }));
+  writeFileSync(here('b', 'of-b.md'), 'b');
+  expect((await putFor('b', state, 'back')).status).toBe(201);
+  // What others are told meanwhile does not touch what came.
+  await configure(agent('a', { instructions: 'Be brief.' }), agent('b'));
+  expect(readFileSync(here('b', 'of-b.md'), 'utf8')).toBe('b');
+  const turn = berth.chat(say('b', '/slow 200 50', { user: 'u3' }));
+  await until('the turn runs', () => berth.modelRequests.some(({ body }) => JSON.stringify(body).includes('/slow 200')));
+  await configure(agent('a'), agent('b', { incarnation: 'back' }));
+  expect(JSON.stringify(await turn)).toContain('put back to an earlier state');
+  expect(existsSync(here('b', 'of-b.md'))).toBe(false);
+  expect(readFileSync(here('b', 'notes.md'), 'utf8')).toBe('mine');
+  expect((await berth.chat(say('b', '/history', { user: 'u1' }))).said).toBe('remember this');
+});
+
+test('the state of an agent that goes is kept where that is asked for, until it is not, and its name is free at once', async () => {
+  await configure(agent('a'), agent('k', { incarnation: 'k1' }));
+  writeFileSync(here('k', 'mine.md'), 'of the first');
+  const kept = (more: string[], ...agents: object[]) =>
+    berth.request('PUT', '/berth/v1/config', { version: ++version, agents: [agent('a'), ...agents], kept: more });
+  expect((await kept(['k1'], agent('k', { incarnation: 'k2' }))).status).toBe(200);
+  expect(readdirSync(here('k'))).toEqual([]);
+  const read = async (incarnation: string) =>
+    readFileAnswer(await berth.open('GET', `/berth/v1/agents/k/state?incarnation=${incarnation}`));
+  const { status, bytes } = await read('k1');
+  expect({ status, has: bytes.toString('latin1').includes('of the first') }).toEqual({ status: 200, has: true });
+  expect((await read('k2')).status).toBe(200);
+  for (const other of ['k3', '..', '../departed/k1', '']) expect((await read(other)).status).toBe(404);
+  await kept([], agent('k', { incarnation: 'k2' }));
+  expect((await read('k1')).status).toBe(404);
+  expect(readdirSync(join(files.dataDir, '.berth/departed'))).toEqual([]);
+  expect((await kept(['../x'])).status).toBe(400);
 });

@@ -214,6 +214,7 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
     DISK_LIMITS: 'soft',
     REPLACE_PROBATION_MS: '300',
     ORPHAN_GRACE_MS: '0',
+    UNDELETE_HOURS: '0',
     AGENT_IMAGE: 'berth-agent:latest',
     // Nobody's: no test asks a registry of the internet.
     CLAWHUB_URL: 'http://127.0.0.1:9',

@@ -32,6 +32,7 @@ export class BerthProcess {
       ORPHAN_GRACE_MS: '0',
       POOL_SIZE: '0',
       DISK_LIMITS: 'soft',
+      UNDELETE_HOURS: '0',
       ...env,
     };
   }

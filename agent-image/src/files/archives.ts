@@ -49,6 +49,8 @@ export interface StagedOptions {
   limitBytes: number | undefined;
   limits: StageLimits;
   replaces?: (path: string[]) => number;
+  /** What will be freed by all of it being put in its place. */
+  frees?: number;
 }
 
 /** What came out of an archive, for whoever puts it in its place. */
@@ -64,10 +66,10 @@ export interface Unpacked {
 export async function staged(
   volume: Volume,
   request: Request,
-  { format, limitBytes, limits, replaces }: StagedOptions,
+  { format, limitBytes, limits, replaces, frees }: StagedOptions,
   place: (unpacked: Unpacked) => Promise<void>,
 ): Promise<{ files: number; bytes: number }> {
-  const allowance = new Allowance(volume.usage, limitBytes);
+  const allowance = new Allowance(volume.usage, limitBytes, frees);
   const { folder: staging, name } = volume.staging();
   try {
     const own = staging.enterOrMake(name);

@@ -6,6 +6,7 @@ import type { Response } from '../sse.js';
 import { formatOf, unpack, withPacked } from './archives.js';
 import { inFolder, inWorkspace, makeFolder, move, remove } from './changing.js';
 import type { Guard } from './conditions.js';
+import type { Departed } from './departed.js';
 import { FileError } from './file-error.js';
 import { listPage, readCursor } from './listing.js';
 import { packTar, packZip, type Send } from './packing.js';
@@ -17,8 +18,9 @@ import { writeFile } from './writing.js';
 
 export interface FileRoutesOptions {
   volume: Volume;
-  /** Whether an agent of that id is configured. */
-  knows(agentId: string): boolean;
+  /** The incarnation of the agent of that id, if one is configured. */
+  incarnationOf(agentId: string): string | undefined;
+  departed: Departed;
   /** Resolves when no turn of that agent runs, or has run for too long to wait. */
   settled(agentId: string): Promise<void>;
 }
@@ -83,9 +85,9 @@ export class FileRoutes {
       throw new HttpError(405, 'invalid_request_error', 'Method not allowed.', { allow: Object.keys(methods).join(', ') });
     return (_request, response) => {
       const call = { agentId: decoded(agentId), request, response, query: new URLSearchParams(query), path: decoded(rest ?? '') };
-      // A state comes for an agent that is not here yet; all else is about one that is.
-      const isArrival = word === 'state' && request.method === 'PUT';
-      if (!isArrival && !this.#options.knows(call.agentId)) throw new FileError('not_found', 'There is no such agent here.');
+      // A state comes for an agent that is not here yet, or is that of one that is here no more; all else is about one that is.
+      if (word !== 'state' && this.#options.incarnationOf(call.agentId) === undefined)
+        throw new FileError('not_found', 'There is no such agent here.');
       return this.#run(handler, call);
     };
   }
@@ -171,15 +173,23 @@ export class FileRoutes {
     answer(response, 200, unpacked);
   }
 
-  async #packState({ agentId, request, response }: Call): Promise<void> {
-    await this.#options.settled(agentId);
-    await sendArchive(request, response, TYPES.tar, (send) => packState(this.#options.volume, agentId, send));
+  async #packState({ agentId, query, request, response }: Call): Promise<void> {
+    const { volume, departed, settled, incarnationOf } = this.#options;
+    const wanted = query.get('incarnation');
+    if (wanted !== null && departed.has(wanted))
+      return sendArchive(request, response, TYPES.tar, (send) => departed.pack(wanted, send));
+    const present = incarnationOf(agentId);
+    if (present === undefined || (wanted !== null && wanted !== present))
+      throw new FileError('not_found', 'There is no such agent here.');
+    await settled(agentId);
+    await sendArchive(request, response, TYPES.tar, (send) => packState(volume, agentId, send));
   }
 
   async #keepState({ agentId, query, request, response }: Call): Promise<void> {
     if (!AGENT_ID.test(agentId)) throw new FileError('bad_request', 'agent: is not an id of one');
-    if (this.#options.knows(agentId)) throw new FileError('exists', 'That agent is here already.');
     const incarnation = query.get('incarnation') ?? '';
+    if (incarnation !== '' && this.#options.incarnationOf(agentId) === incarnation)
+      throw new FileError('exists', 'That agent is here already.');
     answer(response, 201, await keepState(this.#options.volume, request, { agentId, incarnation, limitBytes: quotaOf(request) }));
   }
 

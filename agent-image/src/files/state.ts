@@ -2,12 +2,13 @@ import { posix } from 'node:path';
 import type { Request } from '../body.js';
 import { staged } from './archives.js';
 import { FileError, systemCode } from './file-error.js';
-import type { Folder } from './folder.js';
+import { within, type Folder } from './folder.js';
 import { packTar, type Packed, type Send } from './packing.js';
+import { allocatedBelow } from './usage.js';
 import type { Volume } from './volume.js';
 
 /** What an agent's state is made of, as the tar names it, and where each lies on the volume. */
-const PARTS = {
+export const PARTS = {
   workspace: (agentId: string) => ['workspaces', agentId],
   home: (agentId: string) => ['homes', agentId],
   conversations: (agentId: string) => ['.berth', 'agents', agentId, 'conversations'],
@@ -16,13 +17,23 @@ const PARTS = {
 const ARRIVALS = ['.berth', 'arrivals'];
 const MOST_ENTRIES = 1_000_000;
 const MOST_INCARNATION = 256;
+const FORGOTTEN_MS = 24 * 3_600_000;
 
 /** Packs an agent's workspace, home and conversations. Links that stay within their part come along. */
 export async function packState(volume: Volume, agentId: string, send: Send): Promise<void> {
+  await packParts(
+    volume,
+    Object.entries(PARTS).map(([part, where]) => [part, where(agentId)] as const),
+    send,
+  );
+}
+
+/** Packs parts of a state from wherever they lie; those that are nowhere are left out. */
+export async function packParts(volume: Volume, parts: (readonly [part: string, where: string[]])[], send: Send): Promise<void> {
   const trees: Packed[] = [];
   try {
-    for (const [part, where] of Object.entries(PARTS)) {
-      const folder = openIfThere(volume, where(agentId));
+    for (const [part, where] of parts) {
+      const folder = openIfThere(volume, where);
       if (folder) trees.push({ folder, prefix: `${part}/` });
     }
     await packTar(trees, send, staysWithin);
@@ -43,7 +54,9 @@ export async function keepState(
   if (incarnation === '' || incarnation.length > MOST_INCARNATION)
     throw new FileError('bad_request', 'incarnation: must be given');
   const limits = { entries: MOST_ENTRIES, bytes: undefined, links: staysWithin };
-  return staged(volume, request, { format: 'tar', limitBytes, limits }, async ({ tree, kept, take }) => {
+  // Of an agent that is here already, what it has makes room for what comes.
+  const frees = limitBytes === undefined ? 0 : await bytesOfState(volume, agentId);
+  return staged(volume, request, { format: 'tar', limitBytes, limits, frees }, async ({ tree, kept, take }) => {
     for (const { name } of tree.entries())
       if (!Object.hasOwn(PARTS, name.toString('utf8')) || !tree.stat(name)?.isDirectory())
         throw new FileError('bad_archive', 'The archive has something else than workspace, home and conversations.');
@@ -100,6 +113,25 @@ export class Arrivals {
     }
   }
 
+  /** Throws the state away that was for that incarnation, which has it by now; one for another is still to be adopted. */
+  async dropAdopted(agentId: string, incarnation: string): Promise<void> {
+    const arrival = openIfThere(this.#volume, [...ARRIVALS, agentId]);
+    if (!arrival) return;
+    const mark = await readMark(arrival);
+    arrival.close();
+    if (mark === incarnation) await this.drop(agentId);
+  }
+
+  /** Throws away what nobody came for in all that time: who had sent it has given up. */
+  async dropForgotten(olderThanMs = FORGOTTEN_MS): Promise<void> {
+    const arrivals = openIfThere(this.#volume, ARRIVALS);
+    if (!arrivals) return;
+    await within(arrivals, async (folder) => {
+      for (const { name } of folder.entries())
+        if (Date.now() - Number(folder.stat(name)?.mtimeMs ?? 0n) > olderThanMs) await this.#volume.discard(folder, name);
+    });
+  }
+
   /** Throws a state away, adopted or not. */
   async drop(agentId: string): Promise<void> {
     const arrivals = openIfThere(this.#volume, ARRIVALS);
@@ -111,6 +143,15 @@ export class Arrivals {
   }
 }
 
+async function bytesOfState(volume: Volume, agentId: string): Promise<number> {
+  let bytes = 0;
+  for (const where of Object.values(PARTS)) {
+    const folder = openIfThere(volume, where(agentId));
+    if (folder) bytes += await within(folder, allocatedBelow);
+  }
+  return bytes;
+}
+
 /** Whether a link, by its own words, leads to somewhere in the same part of the state. */
 function staysWithin(path: string, target: string): boolean {
   if (target === '' || target.startsWith('/') || target.includes('\0')) return false;
@@ -119,7 +160,7 @@ function staysWithin(path: string, target: string): boolean {
   return to === part || to.startsWith(`${part}/`);
 }
 
-function openIfThere(volume: Volume, names: string[]): Folder | undefined {
+export function openIfThere(volume: Volume, names: string[]): Folder | undefined {
   try {
     return volume.open(names);
   } catch (error) {

@@ -115,6 +115,13 @@ class Count {
   }
 }
 
+/** What a folder and all below it takes of the disk. */
+export async function allocatedBelow(folder: Folder): Promise<number> {
+  const count = new Count();
+  await count.add(folder, 0);
+  return count.bytes;
+}
+
 /** What a file takes of the disk, which is less than its size where it has holes. */
 export function allocatedBytes(stat: BigIntStats): number {
   return Number(stat.blocks) * BLOCK_BYTES;

@@ -66,8 +66,9 @@ export const AgentAnswer = z
       .openapi({ description: 'Why it has a container of its own though that was not asked for.' }),
     network: NetworkPolicy,
     deployment_id: z.string(),
-    status: z.enum(['pending', 'deploying', 'ready', 'asleep', 'stopped', 'moving', 'failing', 'deleting']).openapi({
-      description: '`stopped`: by its user; `moving`: its files are on their way to a container of its own.',
+    status: z.enum(['pending', 'deploying', 'ready', 'asleep', 'stopped', 'moving', 'restoring', 'failing', 'deleting']).openapi({
+      description:
+        '`stopped`: by its user; `moving`: its files are on their way to a container of its own; `restoring`: its state is being put in place.',
     }),
     version: z.number().int(),
     created_at: z.string(),

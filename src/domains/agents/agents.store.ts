@@ -151,6 +151,7 @@ export async function findRoute(db: Db, userId: string, agent: string) {
       'a.deployment_id',
       'a.desired',
       'a.moving_from',
+      'a.arriving',
       'd.desired as deployment_desired',
       'd.rest',
       'd.disk',

@@ -21,6 +21,10 @@ export interface AgentsTable {
   moving_from: string | null;
   /** Until then a process works on the move. */
   moving_until: Date | null;
+  /** Names its state on the volume; null: its id. Another one is another state under the same name. */
+  incarnation: Generated<string | null>;
+  /** While a state is put in place: its first one, so that no gateway knows of the agent yet, or another one again. */
+  arriving: Generated<'new' | 'again' | null>;
   /** The incoming instance that has taken it over; null: the deployment's current one serves it. */
   served_by: Generated<string | null>;
   /** The deployment's config version that first holds the agent as it is now. */

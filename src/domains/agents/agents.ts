@@ -15,8 +15,12 @@ import type { Tiers } from '../tiers/tiers.js';
 import type { AgentAnswer, CreateAgent, NewAgentAnswer, UpdateAgent } from './agents.schema.js';
 import * as store from './agents.store.js';
 import { answerOf, whyNot } from './answer.js';
+import type { Arrival } from './arrivals.js';
+import { deleteAgent, type Farewell } from './deletion.js';
 import { Reach, refuseStopped, type ReachedAgent, type ReachOptions, type Wait } from './reach.js';
 
+export type { AgentArrivals } from './arrivals.js';
+export type { Departing, Farewell } from './deletion.js';
 export type { ReachedAgent, Wait } from './reach.js';
 
 export interface AgentsOptions {
@@ -31,6 +35,8 @@ export interface AgentsOptions {
   checkModel: (model: string) => void;
   /** Throws `payload_too_large` when the texts of the user's agents are more than their gateways take. */
   checkRoom: (trx: Transaction<Schema>, userId: string) => Promise<void>;
+  /** Keeps what is needed to bring a deleted agent back. */
+  farewell: Farewell | undefined;
 }
 
 /** Where a turn of an agent goes. */
@@ -72,13 +78,20 @@ export class Agents {
   }
 
   /** All of them or none. `conflict` when a name is taken, `limit_exceeded` when the tier has no room. */
-  async create(userId: string, wishes: CreateAgent[], caller: Caller, requestId: string): Promise<NewAgentAnswer[]> {
+  async create(
+    userId: string,
+    wishes: CreateAgent[],
+    caller: Caller,
+    requestId: string,
+    arrival?: Arrival,
+  ): Promise<NewAgentAnswer[]> {
     for (const [index, wish] of wishes.entries()) this.#check(wish, wishes, index);
     const made = await this.#db.transaction().execute(async (trx) => {
       const total = await this.#makeRoom(trx, userId, wishes.length);
       const created: { id: string; key: string; deploymentId: string }[] = [];
-      for (const wish of wishes) created.push(await this.#insert(trx, userId, wish));
+      for (const wish of wishes) created.push(await this.#insert(trx, userId, wish, arrival));
       if (total > FEW_AGENTS) await this.#options.checkRoom(trx, userId);
+      for (const { id } of created) await arrival?.comes(trx, id);
       // Read before the commit: after it, a failure would lose keys that are shown this once.
       const answers: NewAgentAnswer[] = [];
       for (const { id, key } of created) answers.push({ ...answerOf(await this.#find(trx, userId, id)), api_key: key });
@@ -138,21 +151,7 @@ export class Agents {
 
   /** The agent is gone when this returns; its workspace goes with the next word to its gateway. */
   async delete(userId: string, agent: string, caller: Caller, requestId: string): Promise<{ id: string; name: string }> {
-    const row = await this.#db.transaction().execute(async (trx) => {
-      // One after the other, or none of two deletions would be the last one, and a create could move in as the place is given up.
-      await this.#lockUser(trx, userId);
-      const found = await this.#find(trx, userId, agent);
-      await store.deleteAgent(trx, userId, found.id);
-      await this.#options.deployments.agentLeft(trx, userId, found.deployment_id);
-      if (found.moving_from !== null) await this.#options.deployments.agentLeft(trx, userId, found.moving_from);
-      await appendEvent(trx, userId, {
-        type: 'agent.deleted',
-        actor: actorOf(caller),
-        requestId,
-        payload: { agent_id: found.id },
-      });
-      return found;
-    });
+    const row = await deleteAgent(this.#options, userId, agent, caller, requestId);
     this.#options.bus.publish('agent', row.id);
     this.announce([row.deployment_id, ...(row.moving_from === null ? [] : [row.moving_from])]);
     return { id: row.id, name: row.name };
@@ -196,6 +195,7 @@ export class Agents {
     const { deployments } = this.#options;
     const agent = await this.#find(trx, userId, agentId);
     if (agent.moving_from !== null) throw new AppError('conflict', 'the agent is on its way to a container of its own already');
+    if (agent.arriving !== null) throw new AppError('conflict', 'the state of the agent is being put in place');
     const place = { isolation: 'dedicated' as const, isolation_reason: reason, network };
     if (agent.isolation === 'dedicated' || (await deployments.dedicateIfAlone(trx, userId, agent.deployment_id, network))) {
       await store.updateAgent(trx, userId, agentId, place, undefined);
@@ -232,6 +232,7 @@ export class Agents {
       row.instance_id !== null &&
       row.state !== 'asleep' &&
       row.moving_from === null &&
+      row.arriving === null &&
       (row.applied_version ?? 0) >= row.config_version;
     return {
       agentId: row.id,
@@ -348,8 +349,9 @@ export class Agents {
     trx: Transaction<Schema>,
     userId: string,
     wish: CreateAgent,
+    arrival: Arrival | undefined,
   ): Promise<{ id: string; key: string; deploymentId: string }> {
-    const id = newId('agt');
+    const id = arrival?.id ?? newId('agt');
     const network = wish.network ?? NO_NETWORK;
     const place = await this.#options.deployments.place(trx, userId, { isolation: wish.isolation ?? 'shared', network });
     try {
@@ -363,6 +365,7 @@ export class Agents {
         isolation: place.isolation,
         isolation_reason: place.reason,
         network,
+        arriving: arrival ? 'new' : null,
         config_version: await this.#options.deployments.changed(trx, userId, place.deploymentId),
       });
     } catch (error) {

@@ -3,7 +3,14 @@ import type { AgentAnswer } from './agents.schema.js';
 import type * as store from './agents.store.js';
 
 /** Why an agent is not served now, in plain words. */
-export function whyNot(row: { state: string; stage: Stage; reason: string | null; moving_from: string | null }): string {
+export function whyNot(row: {
+  state: string;
+  stage: Stage;
+  reason: string | null;
+  moving_from: string | null;
+  arriving: string | null;
+}): string {
+  if (row.arriving !== null) return 'its state is being put in place: see its restores';
   if (row.moving_from !== null) return 'its files are being moved to a container of its own';
   if (row.state === 'asleep') return 'it sleeps and is being woken';
   if (row.state === 'ready') return 'its configuration is being applied';
@@ -22,6 +29,7 @@ const STAGE_WORDS: Record<Stage, string> = {
 function statusOf(row: store.AgentRow): AgentAnswer['status'] {
   if (row.desired === 'stopped') return 'stopped';
   if (row.moving_from !== null) return 'moving';
+  if (row.arriving !== null) return 'restoring';
   const waits = row.deployment_state === 'ready' && (row.applied_version ?? 0) < row.config_version;
   return waits ? 'deploying' : row.deployment_state;
 }

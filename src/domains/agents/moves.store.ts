@@ -23,6 +23,7 @@ export async function claimAcrossTenants(db: Db, limit: number, seconds: number)
         .skipLocked(),
     )
     .returning(['id', 'name', 'user_id', 'deployment_id', sql<string>`moving_from`.as('moving_from')])
+    .returning(sql<string>`coalesce(incarnation, id)`.as('incarnation'))
     .execute();
 }
 

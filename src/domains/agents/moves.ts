@@ -65,7 +65,7 @@ export class AgentMoves {
     const [from, to] = ids.map((id) => live.get(id));
     if (from === undefined || to === undefined || !state.reaches(from) || !state.reaches(to)) return false;
     const agent = move.name;
-    await state.copy({ instanceId: from, agent }, { instanceId: to, agent, incarnation: move.id }, signal);
+    await state.copy({ instanceId: from, agent }, { instanceId: to, agent, incarnation: move.incarnation }, signal);
     await this.#arrive(move);
     return true;
   }

@@ -40,14 +40,16 @@ export class Assembly {
     const { db, parts } = this.#options;
     const rows = await store.agentsAcrossTenants(db, deploymentId);
     const userId = rows[0]?.user_id;
-    if (userId === undefined) return { version, mode, agents: [] };
+    const keeping = await store.keptAcrossTenants(db, deploymentId);
+    const kept = keeping.length > 0 ? { kept: keeping } : {};
+    if (userId === undefined) return { version, mode, agents: [], ...kept };
     const described = await Promise.all(parts.map((part) => part(db, userId, rows)));
     const agents = rows.map((row) => {
-      const { id, name, model, instructions } = row;
-      const base: InstanceAgent = { id: name, incarnation: id, model, ...(instructions === null ? {} : { instructions }) };
+      const { id, name, model, instructions, incarnation } = row;
+      const base: InstanceAgent = { id: name, incarnation, model, ...(instructions === null ? {} : { instructions }) };
       return described.reduce((agent, part) => join(agent, part.get(id) ?? {}), base);
     });
-    return { version, mode, agents };
+    return { version, mode, agents, ...kept };
   }
 
   /** Where the packages that the user's gateways miss come from. */

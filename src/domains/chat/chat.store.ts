@@ -76,7 +76,7 @@ export async function settleTurn(
 export async function findConversation(db: Db, userId: string, agentId: string, conversationId: string) {
   return db
     .selectFrom('conversations')
-    .select('id')
+    .select(['id', 'memory_key'])
     .where('user_id', '=', userId)
     .where('agent_id', '=', agentId)
     .where('id', '=', conversationId)
@@ -90,14 +90,14 @@ export async function conversationOfExternalUser(
   agentId: string,
   externalUser: string,
   newConversationId: string,
-): Promise<string> {
+): Promise<{ id: string; memory_key: string | null }> {
   const row = await db
     .insertInto('conversations')
     .values({ id: newConversationId, user_id: userId, agent_id: agentId, external_user: externalUser })
     .onConflict((oc) => oc.columns(['agent_id', 'external_user']).doUpdateSet({ external_user: externalUser }))
-    .returning('id')
+    .returning(['id', 'memory_key'])
     .executeTakeFirstOrThrow();
-  return row.id;
+  return row;
 }
 
 /** Turns whose process is dead, so that nobody else will settle them. */

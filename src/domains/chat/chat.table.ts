@@ -6,6 +6,8 @@ export interface ConversationsTable {
   agent_id: string;
   /** The `user` field of the OpenAI-compatible API, where the conversation came from there. */
   external_user: string | null;
+  /** What the gateway knows it by; null: its id. */
+  memory_key: Generated<string | null>;
   created_at: Generated<Date>;
 }
 

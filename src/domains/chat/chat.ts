@@ -9,6 +9,8 @@ import { joinSignals } from '../../lib/joined-signal.js';
 import type { Log } from '../../lib/log.js';
 import type { AgentRoute, Agents, Wait } from '../agents/agents.js';
 import * as store from './chat.store.js';
+import { readJournal, replaceJournal } from './journal.js';
+import type { JournalLine } from './journal.schema.js';
 import { RunningTurn, type TurnEnd } from './turn.js';
 import { withRetryAfter } from './turn-error.js';
 
@@ -39,6 +41,8 @@ export interface PreparedTurn {
   agent: string;
   conversationId: string | null;
   isNewConversation: boolean;
+  /** What the gateway knows the conversation by. */
+  memoryKey: string | null;
   route: AgentRoute;
   wish: TurnWish;
 }
@@ -60,8 +64,9 @@ export class Chat {
   async prepare(userId: string, agent: string, wish: TurnWish): Promise<PreparedTurn> {
     const route = await this.#options.agents.route(userId, agent);
     this.#options.agents.refuseStopped(route);
-    const { id: conversationId, isNew } = await this.#conversation(userId, route.agentId, wish.memory);
-    return { turnId: newId('trn'), userId, agent: route.name, conversationId, isNewConversation: isNew, route, wish };
+    const { id: conversationId, memoryKey, isNew } = await this.#conversation(userId, route.agentId, wish.memory);
+    const conversation = { conversationId, memoryKey, isNewConversation: isNew };
+    return { turnId: newId('trn'), userId, agent: route.name, ...conversation, route, wish };
   }
 
   /**
@@ -103,6 +108,16 @@ export class Chat {
     return store.settleAbandonedAcrossTenants(this.#db);
   }
 
+  /** The agent's journal, to be kept elsewhere. */
+  journal(userId: string, agentId: string): AsyncGenerator<JournalLine> {
+    return readJournal(this.#db, userId, agentId);
+  }
+
+  /** Makes the agent's journal say just that (journal.ts); answers how many turns it says no more. */
+  replaceJournal(...of: Parameters<typeof replaceJournal>): Promise<number> {
+    return replaceJournal(...of);
+  }
+
   /** Part of the user's deletion. */
   async erase(trx: Transaction<Schema>, userId: string): Promise<void> {
     await store.deleteConversations(trx, userId);
@@ -112,17 +127,22 @@ export class Chat {
     userId: string,
     agentId: string,
     memory: TurnWish['memory'],
-  ): Promise<{ id: string | null; isNew: boolean }> {
-    if (memory.kind === 'none') return { id: null, isNew: false };
+  ): Promise<{ id: string | null; memoryKey: string | null; isNew: boolean }> {
+    if (memory.kind === 'none') return { id: null, memoryKey: null, isNew: false };
     if (memory.kind === 'external') {
-      return { id: await this.#externalConversation(userId, agentId, memory.user), isNew: false };
+      const { id, memory_key } = await this.#externalConversation(userId, agentId, memory.user);
+      return { id, memoryKey: memory_key ?? id, isNew: false };
     }
-    if (memory.id === undefined) return { id: newId('cnv'), isNew: true };
-    if (await store.findConversation(this.#db, userId, agentId, memory.id)) return { id: memory.id, isNew: false };
+    if (memory.id === undefined) {
+      const id = newId('cnv');
+      return { id, memoryKey: id, isNew: true };
+    }
+    const found = await store.findConversation(this.#db, userId, agentId, memory.id);
+    if (found) return { id: found.id, memoryKey: found.memory_key ?? found.id, isNew: false };
     throw new AppError('not_found', 'conversation not found');
   }
 
-  async #externalConversation(userId: string, agentId: string, externalUser: string): Promise<string> {
+  async #externalConversation(userId: string, agentId: string, externalUser: string) {
     try {
       return await store.conversationOfExternalUser(this.#db, userId, agentId, externalUser, newId('cnv'));
     } catch (error) {
@@ -150,8 +170,8 @@ export class Chat {
   }
 
   #ask(instanceId: string, prepared: PreparedTurn, signal: AbortSignal): Promise<AsyncGenerator<GatewayEvent>> {
-    const { agent, turnId, conversationId, wish } = prepared;
-    const user = wish.memory.kind === 'apart' ? undefined : (conversationId ?? undefined);
+    const { agent, turnId, memoryKey, wish } = prepared;
+    const user = wish.memory.kind === 'apart' ? undefined : (memoryKey ?? undefined);
     const turn = { agent, turnId, messages: wish.messages, user, sampling: wish.sampling ?? {} };
     return this.#options.gateway.turn(instanceId, turn, signal);
   }

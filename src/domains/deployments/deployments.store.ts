@@ -263,7 +263,11 @@ export async function lookAgain(db: Db, userId: string): Promise<string[]> {
   return rows.map((row) => row.id);
 }
 
-/** Wishes a deployment away when no agent is left in it; answers whether it did. */
+/** Whether no last snapshot is still to be taken from the deployment's volume. */
+const NOTHING_TO_SAVE = sql<boolean>`not exists (
+  select from snapshots s where s.deployment_id = deployments.id and s.state = 'pending' and s.kind = 'last')`;
+
+/** Wishes a deployment away when no agent is left in it, nor anything to be saved; answers whether it did. */
 export async function retireIfEmpty(db: Db, userId: string, deploymentId: string): Promise<boolean> {
   const row = await db
     .updateTable('deployments')
@@ -284,6 +288,7 @@ export async function retireIfEmpty(db: Db, userId: string, deploymentId: string
         ),
       ),
     )
+    .where(NOTHING_TO_SAVE)
     .returning('id')
     .executeTakeFirst();
   return row !== undefined;
