@@ -13,6 +13,7 @@ import * as replacement from './0011_replacement.js';
 import * as snapshots from './0012_snapshots.js';
 import * as limits from './0014_limits.js';
 import * as events from './0015_events.js';
+import * as webhooks from './0016_webhooks.js';
 
 /** Every migration in its order. One that has landed is never edited. */
 export const migrations: Record<string, Migration> = {
@@ -30,4 +31,5 @@ export const migrations: Record<string, Migration> = {
   '0012_snapshots': snapshots,
   '0014_limits': limits,
   '0015_events': events,
+  '0016_webhooks': webhooks,
 };

@@ -51,6 +51,9 @@ import type { VaultRotation } from './domains/vault-rotation/vault-rotation.js';
 import { vaultRotationRoutes } from './domains/vault-rotation/vault-rotation.routes.js';
 import type { Users } from './domains/users/users.js';
 import { usersRoutes } from './domains/users/users.routes.js';
+import type { DeliveryLog } from './domains/webhooks/delivery-log.js';
+import type { Webhooks } from './domains/webhooks/webhooks.js';
+import { webhooksRoutes } from './domains/webhooks/webhooks.routes.js';
 import { docsRoutes } from './http/docs.js';
 import type { HttpMetrics } from './http/metrics.js';
 import { metricsRoutes } from './http/metrics.routes.js';
@@ -64,6 +67,7 @@ export interface ApiParts {
   completions: Completions;
   configs: Configs;
   context: Context;
+  deliveries: DeliveryLog;
   deployments: Deployments;
   events: Events;
   explain: Explain;
@@ -89,6 +93,7 @@ export interface ApiParts {
   usage: Usage;
   users: Users;
   version: string;
+  webhooks: Webhooks;
 }
 
 const BASE = '/api/v1';
@@ -108,6 +113,7 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, trafficRoutes(parts.traffic));
   app.route(BASE, eventsRoutes(parts.events, parts.stream));
   app.route(BASE, socketRoutes({ events: parts.events }));
+  app.route(BASE, webhooksRoutes(parts.webhooks, parts.deliveries));
   app.route(BASE, explainRoutes(parts.explain));
   app.route(BASE, filesRoutes(files));
   app.route(BASE, chatRoutes(chat, parts.stream));

@@ -1,4 +1,5 @@
 import { createApi } from './api.js';
+import { createEvents, type EventTimes } from './app-events.js';
 import type { Config, Secrets } from './config.js';
 import type { Database } from './db/open.js';
 import { ClawHub, type ClawHubOptions } from './clawhub/clawhub.js';
@@ -20,8 +21,6 @@ import { admitJob, fillPoolJob, measureJob, restJob, type RestJobOptions } from 
 import { type HostRoom } from './domains/deployments/admission.js';
 import { admissionOf } from './domains/deployments/admission-of.js';
 import { Deployments } from './domains/deployments/deployments.js';
-import { Events, type EventsOptions } from './domains/events/events.js';
-import { pruneEventsJob } from './domains/events/events.jobs.js';
 import { Explain } from './domains/explain/explain.js';
 import { Pool } from './domains/deployments/pool.js';
 import { Vitals } from './domains/deployments/vitals.js';
@@ -83,7 +82,7 @@ import type { Runtime } from './runtime/runtime.js';
 import type { KeyFiles } from './vault/key-files.js';
 import type { Vault } from './vault/vault.js';
 
-export interface AppOptions {
+export interface AppOptions extends EventTimes {
   config: Config;
   secrets: Pick<Secrets, 'openaiApiKey' | 'anthropicApiKey'>;
   adminKey: string;
@@ -115,8 +114,6 @@ export interface AppOptions {
   /** How often heartbeats, and what is to happen to snapshots by itself, are looked at, where it is not to be as usual. */
   heartbeats?: { everyMs: number };
   snapshots?: { everyMs: number };
-  /** How soon events that nobody spoke of are found, and slow streams ended, where it is not to be as usual. */
-  events?: Pick<EventsOptions, 'feed' | 'slowMs'>;
   /** Intervals of the reconciler, where they are not to be the usual ones. */
   reconciler?: Pick<ReconcilerOptions, 'passEveryMs' | 'sweepEveryMs' | 'concurrency' | 'clock'>;
 }
@@ -225,11 +222,12 @@ export function createApp(options: AppOptions): App {
   const heartbeats = new Heartbeats({ db, log, agents, chat, configs, templates, processId });
   const fileClient = new FilesClient({ links, times: options.files?.times });
   const files = new Files({ db, agents, client: fileClient, readyTimeoutMs: config.readyTimeoutMs });
-  const events = new Events({ db, bus, log, keys, retentionDays: config.eventsRetentionDays, ...options.events });
+  const events = createEvents(options, keys);
   const state = new StateClient({ links });
   const shaped = { agents, arrivals: new AgentArrivals({ deployments }), configs, plugins, skills, templates, checkModel };
   const snapshots = new Snapshots({ db, bus, log, vault, chat, deployments, state, config, ...shaped });
-  const erasers = [snapshots, chat, heartbeats, userSecrets, templates, plugins, skills, traffic, usage, events, new Outbox()];
+  const others = [...events.erasers, new Outbox()];
+  const erasers = [snapshots, chat, heartbeats, userSecrets, templates, plugins, skills, traffic, usage, ...others];
   const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers });
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
   const logs = new Logs({ db, bus, runtime, secrets: userSecrets });
@@ -267,7 +265,6 @@ export function createApp(options: AppOptions): App {
     context,
     configs,
     deployments,
-    events,
     explain,
     files,
     health,
@@ -290,6 +287,7 @@ export function createApp(options: AppOptions): App {
     usage,
     users,
     version,
+    ...events.routes,
   });
   const edge = new Edge(api, {
     authenticator: keys,
@@ -359,7 +357,7 @@ export function createApp(options: AppOptions): App {
       measureJob(vitals, options.vitals?.lookEveryMs),
       writeTrafficJob(traffic),
       pruneTrafficJob(traffic),
-      pruneEventsJob(events),
+      ...events.jobs,
       recheckEgressJob(egress),
     ].map((job) => new Loop(job, log)),
   ];
@@ -382,7 +380,7 @@ export function createApp(options: AppOptions): App {
       for (const loop of loops) loop.start();
       reconciler.start();
     },
-    endStreams: () => events.close(),
+    endStreams: () => events.endStreams(),
     async stop() {
       stopping = true;
       await events.stop();

@@ -36,6 +36,8 @@ export interface Config {
   clawhubAllow: ('suspicious' | 'pending' | 'error')[];
   /** Events are forgotten after so many days. */
   eventsRetentionDays: number;
+  /** Hosts that webhooks may be on although they are private: `host` or `host:port`. */
+  webhookAllowPrivate: string[];
   /** How many instances are kept ready for agents that come. */
   poolSize: number;
   /** Memory of the host, where it is not what the host says; what of it is left to others; and the share of the rest that may be promised, in percent. */
@@ -113,6 +115,10 @@ const networks = list.refine(
   (entries) => entries.every(isNetwork),
   'must be addresses or networks separated by commas, such as 10.0.0.0/8 or 192.0.2.1',
 );
+const hosts = list.refine(
+  (entries) => entries.every((entry) => /^[a-z0-9._-]+(:\d{1,5})?$|^[0-9a-f:]+$/i.test(entry)),
+  'must be hosts separated by commas, such as hooks.internal, 10.0.0.5 or localhost:9000',
+);
 const RISKS = ['suspicious', 'pending', 'error'] as const;
 const risks = list
   .refine(
@@ -169,6 +175,7 @@ export const Environment = z.object({
   CLAWHUB_URL: url(['http:', 'https:']).default('https://clawhub.ai'),
   CLAWHUB_ALLOW: risks.default([]),
   EVENTS_RETENTION_DAYS: integer(1, 3_650).default(30),
+  WEBHOOK_ALLOW_PRIVATE: hosts.default([]),
   POOL_SIZE: integer(0, 1_000).default(2),
   HOST_MEMORY_MIB: integer(64, 100_000_000).optional(),
   MEMORY_RESERVE_MIB: integer(0, 100_000_000).optional(),
@@ -225,6 +232,7 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       clawhubUrl: e.CLAWHUB_URL.replace(/\/+$/, ''),
       clawhubAllow: e.CLAWHUB_ALLOW,
       eventsRetentionDays: e.EVENTS_RETENTION_DAYS,
+      webhookAllowPrivate: e.WEBHOOK_ALLOW_PRIVATE,
       poolSize: e.POOL_SIZE,
       hostMemoryMib: e.HOST_MEMORY_MIB,
       memoryReserveMib: e.MEMORY_RESERVE_MIB,

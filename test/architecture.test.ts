@@ -113,6 +113,9 @@ const OWNERS: Record<string, string> = {
   rollouts: 'rollouts',
   rollout_members: 'rollouts',
   socket_tickets: 'events',
+  webhook_attempts: 'webhooks',
+  webhook_deliveries: 'webhooks',
+  webhooks: 'webhooks',
   events: 'events',
   event_counters: 'events',
 };

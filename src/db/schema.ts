@@ -23,6 +23,7 @@ import type { UsageMonthsTable, UsageTable } from '../domains/usage/usage.table.
 import type { DeletionsTable, UsersTable } from '../domains/users/users.table.js';
 import type { RolloutMembersTable, RolloutsTable } from '../domains/rollouts/rollouts.table.js';
 import type { VaultKeyringsTable, VaultRotationsTable } from '../domains/vault-rotation/vault-rotation.table.js';
+import type { WebhookAttemptsTable, WebhookDeliveriesTable, WebhooksTable } from '../domains/webhooks/webhooks.table.js';
 import type { EventCountersTable, EventsTable } from '../events/events.table.js';
 
 /** Every table, by name. One line a table; the columns are described in the domain that owns them. */
@@ -64,6 +65,9 @@ export interface Schema {
   users: UsersTable;
   vault_keyrings: VaultKeyringsTable;
   vault_rotations: VaultRotationsTable;
+  webhook_attempts: WebhookAttemptsTable;
+  webhook_deliveries: WebhookDeliveriesTable;
+  webhooks: WebhooksTable;
   rollouts: RolloutsTable;
   rollout_members: RolloutMembersTable;
 }

@@ -23,6 +23,8 @@ export const ID_PREFIXES = [
   'rol',
   'snp',
   'rst',
+  'whk',
+  'whd',
 ] as const;
 export type IdPrefix = (typeof ID_PREFIXES)[number];
 

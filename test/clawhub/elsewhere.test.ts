@@ -75,3 +75,39 @@ describe.skipIf(!canSplit)('a registry that sends us elsewhere', () => {
     expect(internet.wrong()).toEqual([]);
   });
 });
+
+/** What comes of a webhook that is posted there. */
+async function posted(to: string): Promise<string> {
+  child.send({ to, post: true });
+  const [answer] = (await once(child, 'message')) as [string];
+  return answer;
+}
+
+describe.skipIf(!canSplit)('a webhook', () => {
+  test('reaches public places, and is not taken along by a redirect', async () => {
+    expect(await posted('https://site.test/there')).toMatch(/^200 /);
+    expect(await posted('http://mixed.test/there')).toMatch(/^200 /);
+    expect(await posted(`http://site.test/redirect?to=${encodeURIComponent('http://10.0.0.5/')}`)).toMatch(/^302 /);
+    expect(await posted('https://other.test/there')).toMatch(/^upstream_error .*(certificate|altnames)/i);
+    expect(internet.wrong()).toEqual([]);
+  });
+
+  test.each([
+    'private.test',
+    'metadata.test',
+    'cgnat.test',
+    'loopback.test',
+    'mapped.test',
+    'nat64.test',
+    'sixtofour.test',
+    'self.test',
+    'anyip.test',
+    'denied.test',
+    '45.33.1.1',
+    '[::ffff:10.0.0.5]',
+    '0x0a000005',
+  ])('reaches nothing at %s', async (host) => {
+    expect(await posted(`http://${host}/x`)).toMatch(/^forbidden /);
+    expect(internet.wrong()).toEqual([]);
+  });
+});

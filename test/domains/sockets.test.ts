@@ -180,10 +180,9 @@ describe('a WebSocket', () => {
     const quick = await subscribed(here, user.key);
     const slow = await subscribed(here, user.key);
     slow.pause();
-    const text = 'x'.repeat(30_000);
-    const count = 400;
-    for (let n = 0; n < count; n += 40)
-      await Promise.all(Array.from({ length: 40 }, () => happen(db(), user.id, 'test.happened', { text })));
+    const text = 'x'.repeat(300_000);
+    const count = 40;
+    for (let n = 0; n < count; n++) await happen(db(), user.id, 'test.happened', { text });
     await until(() => seqs(quick).length === count, 'the quick one to have all');
     // There is room for two, and so for another once one was dropped.
     await until(async () => {

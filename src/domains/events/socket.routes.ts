@@ -39,7 +39,8 @@ export function socketRoutes({ events, authTimeoutMs }: SocketRoutesOptions) {
       const workspace = headerOf(c, 'x-workspace-id');
       const admit = async (key: string, user: string | undefined) =>
         admissionOf(await admitByKey(state, key, { user: user ?? 'me', workspace }));
-      const admission = await presented(c, events, c.req.valid('query').ticket, admit);
+      // A request that cannot become a WebSocket is told so, whatever it shows, and uses up no ticket.
+      const admission = c.env.socketOffer && (await presented(c, events, c.req.valid('query').ticket, admit));
       const { log } = state.services;
       return acceptSocket(c, (socket) =>
         new SocketSession({ events, socket, requestId, log, admission, admit, authTimeoutMs }).start(),
@@ -57,8 +58,7 @@ async function presented(
   ticket: string | undefined,
   admit: (key: string, user: string | undefined) => Promise<Admission>,
 ): Promise<Admission | undefined> {
-  // A request that cannot become a WebSocket must not use up a ticket.
-  if (ticket !== undefined && c.env.socketOffer) {
+  if (ticket !== undefined) {
     const taken = await events.takeTicket(ticket);
     if (!taken) throw new AppError('unauthorized', 'the ticket was used, or is older than 30 seconds');
     return taken;
