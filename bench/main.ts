@@ -5,6 +5,7 @@ import { admission } from './admission.js';
 import { chat } from './chat.js';
 import { claim } from './claim.js';
 import { context } from './context.js';
+import { events } from './events.js';
 import { files } from './files.js';
 import { get } from './get.js';
 import { llm } from './llm.js';
@@ -28,6 +29,7 @@ const BENCHES: Record<string, Bench> = {
   chat,
   llm,
   get,
+  events,
   files,
   memory,
   secrets,

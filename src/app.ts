@@ -221,7 +221,7 @@ export function createApp(options: AppOptions): App {
   const chat = new Chat({ db, log, agents, gateway, processId, readyTimeoutMs: config.readyTimeoutMs });
   const heartbeats = new Heartbeats({ db, log, agents, chat, configs, templates, processId });
   const fileClient = new FilesClient({ links, times: options.files?.times });
-  const files = new Files({ db, agents, client: fileClient, readyTimeoutMs: config.readyTimeoutMs });
+  const files = new Files({ db, log, agents, client: fileClient, readyTimeoutMs: config.readyTimeoutMs });
   const events = createEvents(options, keys);
   const state = new StateClient({ links });
   const shaped = { agents, arrivals: new AgentArrivals({ deployments }), configs, plugins, skills, templates, checkModel };

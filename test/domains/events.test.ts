@@ -90,6 +90,29 @@ describe('the list of events', () => {
     expect(own.json.data.map((event: { agent_id: string }) => event.agent_id)).toEqual([ada.id]);
   });
 
+  test('tells of a container from its first stage to its end', async () => {
+    const user = await here.user();
+    const agent = await here.agent(user, 'ada');
+    await here.ready(user);
+    const told = async (types: string) => (await here.get(`/api/v1/users/${user.id}/events?type=${types}`, user.key)).json.data;
+    const events = await told('deployment.*,instance.*');
+    expect(events[0]).toMatchObject({
+      type: 'instance.created',
+      actor: 'reconciler',
+      data: { deployment_id: agent.deploymentId },
+    });
+    const stages = events.map(({ type, data }: { type: string; data: { stage?: string } }) => `${type} ${data.stage ?? ''}`);
+    expect(stages.slice(1, -1)).toContain('deployment.stage starting');
+    expect(stages.slice(1, -1)).toContain('deployment.stage configuring');
+    expect(stages.at(-1)).toBe('deployment.ready ready');
+    expect((await here.call('DELETE', `/api/v1/users/${user.id}/agents/ada`, { key: user.key })).status).toBe(202);
+    await until(async () => (await told('instance.ended')).length === 1, 'the end of the instance');
+    expect((await told('instance.ended'))[0].data).toMatchObject({
+      instance_id: events[0].data.instance_id,
+      reason: expect.any(String),
+    });
+  });
+
   test('refuses what is no filter and no cursor, and a stranger as if there were no such user', async () => {
     const [user, stranger] = [await here.user(), await here.user()];
     const path = `/api/v1/users/${user.id}/events`;

@@ -345,6 +345,27 @@ describe('the agent', () => {
     expect((await send('PUT', 'changed')).status).toBe(200);
     expect((await send('GET')).bytes.toString()).toBe('changed');
   });
+
+  test('every change of its files is an event, without what is in them', async () => {
+    const of = (type: string) => `/api/v1/users/${ada.id}/agents/${ada.agent.name}/events?type=${type}&order=desc&limit=5`;
+    await put('told/secret.txt', 'canary');
+    await post('/file-moves', { from: 'told/secret.txt', to: 'told/moved.txt' });
+    await call('DELETE', url('told/moved.txt'));
+    let events: { type: string; data: object }[] = [];
+    await until(async () => {
+      events = (await app.get(of('file.*'), ada.key)).json.data;
+      return events.some(({ type }) => type === 'file.deleted');
+    }, 'the events of the files');
+    const about = { agent_id: ada.agent.id };
+    expect(events.slice(0, 3).map(({ type, data }) => [type, data])).toEqual(
+      expect.arrayContaining([
+        ['file.deleted', { ...about, path: 'told/moved.txt' }],
+        ['file.moved', { ...about, from: 'told/secret.txt', to: 'told/moved.txt' }],
+        ['file.written', { ...about, path: 'told/secret.txt', size: 6, is_new: true }],
+      ]),
+    );
+    expect(JSON.stringify(events)).not.toContain('canary');
+  });
 });
 
 describe('what there is room for', () => {

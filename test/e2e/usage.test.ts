@@ -131,6 +131,30 @@ describe.each(databaseKinds)('the ledger on %s', (kind) => {
     });
   });
 
+  test('a call that takes the month over a threshold is an event, once for each', async () => {
+    const user = await app.user(undefined, 'free');
+    const { limit_tokens: limit } = await usageOf(user);
+    const ledger = new Usage({ db: app.database.db, processId: 'p1' });
+    const settle = async (share: number) => {
+      const id = await insert(user.id, { status: 'open' });
+      const usage = { promptTokens: Math.round(limit * share), completionTokens: 0, counted: false };
+      await ledger.settle(id, { status: 'finished', usage });
+      await ledger.settle(id, { status: 'finished', usage });
+    };
+    const crossed = async () => {
+      const { json } = await app.get(`/api/v1/users/${user.id}/events?type=usage.*`, user.key);
+      return json.data.map(({ data }: { data: { percent: number } }) => data.percent);
+    };
+    await settle(0.5);
+    expect(await crossed()).toEqual([]);
+    await settle(0.35);
+    await settle(0.1);
+    expect(await crossed()).toEqual([80]);
+    await settle(1);
+    await settle(1);
+    expect(await crossed()).toEqual([80, 100]);
+  });
+
   test('a user without any has zeros, and the limit of the tier', async () => {
     const user = await app.user(undefined, 'free');
     const { tokens_per_month } = await app.database.db

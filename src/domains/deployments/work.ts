@@ -70,7 +70,7 @@ export class DeploymentWork {
     return leased;
   }
 
-  /** Records how far the deployment is. */
+  /** Records how far the deployment is; each stage on the way is an event, and so is what `event` names. */
   async enter(
     lease: store.Lease,
     values: {
@@ -82,21 +82,10 @@ export class DeploymentWork {
       room_mib?: null;
       queued_at?: null;
     },
-    event?: string,
+    event = values.state === 'deploying' ? 'deployment.stage' : undefined,
   ): Promise<void> {
-    const { userId } = lease;
-    if (event === undefined || userId === null) await this.#write(this.#db, lease, values);
-    else {
-      await this.#db.transaction().execute(async (trx) => {
-        await this.#write(trx, lease, values);
-        const payload = {
-          deployment_id: lease.deploymentId,
-          stage: values.stage,
-          ...(values.reason ? { reason: values.reason } : {}),
-        };
-        await appendEvent(trx, userId, { type: event, actor: 'reconciler', requestId: null, payload });
-      });
-    }
+    const payload = { stage: values.stage, ...(values.reason ? { reason: values.reason } : {}) };
+    await this.#saying(lease, event, payload, (db) => this.#write(db, lease, values));
     this.#bus.publish('deployment', lease.deploymentId);
   }
 
@@ -127,17 +116,10 @@ export class DeploymentWork {
   ): Promise<void> {
     const { id, generation, name, limits, role, image, specHash: spec_hash, tokenDigest: token_digest } = instance;
     const change = { generation, state: 'deploying' as const, ...progress };
-    const held = await store.admitInstanceAcrossTenants(this.#db, lease, change, {
-      id,
-      generation,
-      name,
-      limits,
-      role,
-      image,
-      spec_hash,
-      token_digest,
+    const row = { id, generation, name, limits, role, image, spec_hash, token_digest };
+    await this.#saying(lease, 'instance.created', { instance_id: id, generation, role }, async (db) => {
+      if (!(await store.admitInstanceAcrossTenants(db, lease, change, row))) throw new LeaseLost(lease.deploymentId);
     });
-    if (!held) throw new LeaseLost(lease.deploymentId);
     this.#bus.publish('deployment', lease.deploymentId);
   }
 
@@ -147,8 +129,13 @@ export class DeploymentWork {
     values: Parameters<typeof store.updateInstanceAcrossTenants>[3],
     change: store.DeploymentChange = {},
   ): Promise<void> {
-    if (!(await store.updateInstanceAcrossTenants(this.#db, lease, instanceId, values, change)))
-      throw new LeaseLost(lease.deploymentId);
+    const { ended, stopped } = values;
+    const event = ended === undefined ? (stopped ? 'instance.stopped' : undefined) : 'instance.ended';
+    const payload = { instance_id: instanceId, ...(ended === undefined ? {} : { reason: ended }) };
+    await this.#saying(lease, event, payload, async (db) => {
+      if (!(await store.updateInstanceAcrossTenants(db, lease, instanceId, values, change)))
+        throw new LeaseLost(lease.deploymentId);
+    });
     this.#bus.publish('instance', instanceId);
     this.#bus.publish('deployment', lease.deploymentId);
   }
@@ -217,6 +204,22 @@ export class DeploymentWork {
   async lookAgain(deploymentIds: string[]): Promise<void> {
     await store.lookAgainAcrossTenants(this.#db, deploymentIds);
     for (const id of deploymentIds) this.#bus.publish('deployment', id);
+  }
+
+  /** Writes, and with it the event that this is, where there is one and somebody whose it is. */
+  async #saying(
+    lease: store.Lease,
+    event: string | undefined,
+    payload: Record<string, unknown>,
+    write: (db: Kysely<Schema>) => Promise<void>,
+  ): Promise<void> {
+    const { userId, deploymentId } = lease;
+    if (event === undefined || userId === null) return write(this.#db);
+    await this.#db.transaction().execute(async (trx) => {
+      await write(trx);
+      const said = { deployment_id: deploymentId, ...payload };
+      await appendEvent(trx, userId, { type: event, actor: 'reconciler', requestId: null, payload: said });
+    });
   }
 
   async #write(db: Kysely<Schema>, lease: store.Lease, change: store.DeploymentChange): Promise<void> {

@@ -5,7 +5,8 @@ import { streamBytes } from '../../http/bytes.js';
 import { json, jsonBody, pageAnswer } from '../../http/page.js';
 import { bodyStreamOf, clientSignalOf } from '../../http/request-stream.js';
 import type { Env } from '../../http/request-state.js';
-import { createRouter, ErrorAnswer, route, tenantOf } from '../../http/router.js';
+import { callerOf, createRouter, ErrorAnswer, requestIdOf, route, tenantOf } from '../../http/router.js';
+import { actorOf } from '../../lib/caller.js';
 import { filePath, folderPath, nameIn } from './file-path.js';
 import type { Files, FilesOf } from './files.js';
 import {
@@ -48,7 +49,7 @@ const IF_MATCH = header('If-Match', 'Only where the file has this `ETag`.');
 const IF_NONE_MATCH_ALL = header('If-None-Match', '`*`: only where there is no such file.');
 
 function ofRequest(c: Context<Env>, agent: string): FilesOf {
-  return { userId: tenantOf(c), agent, signal: clientSignalOf(c) };
+  return { userId: tenantOf(c), agent, signal: clientSignalOf(c), actor: actorOf(callerOf(c)), requestId: requestIdOf(c) };
 }
 
 export function filesRoutes(files: Files) {

@@ -4,7 +4,9 @@ import type { Kysely } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import type { ArchiveFormat, FilesClient, FilesPlace } from '../../gateway/files.js';
 import type { ListedFile, OpenedFile } from '../../gateway/files-answer.js';
-import { AppError, NotSent } from '../../lib/errors.js';
+import { appendEvent } from '../../events/outbox.js';
+import { AppError, messageOf, NotSent } from '../../lib/errors.js';
+import type { Log } from '../../lib/log.js';
 import type { Page } from '../../lib/page.js';
 import type { Agents } from '../agents/agents.js';
 import type { FileAnswer } from './files.schema.js';
@@ -12,6 +14,7 @@ import * as store from './files.store.js';
 
 export interface FilesOptions {
   db: Kysely<Schema>;
+  log: Log;
   agents: Agents;
   client: FilesClient;
   /** How long a call waits for an agent that is not ready. */
@@ -23,7 +26,12 @@ export interface FilesOf {
   userId: string;
   agent: string;
   signal: AbortSignal;
+  /** Who asks, by which request: for the events of what is changed. */
+  actor: string;
+  requestId: string;
 }
+
+type Place = FilesPlace & { agentId: string };
 
 /** A body on its way in. Nothing of it is read before its taker is there. */
 export interface Incoming {
@@ -61,14 +69,21 @@ export class Files {
     const quotaBytes = await this.#quota(of.userId, incoming);
     const written = await this.#at(
       of,
-      (place) => this.#options.client.write(place, path, { ...incoming, quotaBytes }, guard, of.signal),
+      async (place) => {
+        const done = await this.#options.client.write(place, path, { ...incoming, quotaBytes }, guard, of.signal);
+        this.#say(of, place, 'file.written', { path, size: done.size, is_new: done.isNew });
+        return done;
+      },
       incoming,
     );
     return { path, ...written };
   }
 
   remove(of: FilesOf, path: string, recursive: boolean, guard: Record<string, string>): Promise<void> {
-    return this.#at(of, (place) => this.#options.client.remove(place, path, recursive, guard, of.signal));
+    return this.#at(of, async (place) => {
+      await this.#options.client.remove(place, path, recursive, guard, of.signal);
+      this.#say(of, place, 'file.deleted', { path });
+    });
   }
 
   async list(
@@ -80,11 +95,19 @@ export class Files {
   }
 
   move(of: FilesOf, move: { from: string; to: string; overwrite: boolean }): Promise<ListedFile> {
-    return this.#at(of, (place) => this.#options.client.move(place, move, of.signal));
+    return this.#at(of, async (place) => {
+      const moved = await this.#options.client.move(place, move, of.signal);
+      this.#say(of, place, 'file.moved', { from: move.from, to: move.to });
+      return moved;
+    });
   }
 
   makeFolder(of: FilesOf, path: string): Promise<ListedFile & { isNew: boolean }> {
-    return this.#at(of, (place) => this.#options.client.makeFolder(place, path, of.signal));
+    return this.#at(of, async (place) => {
+      const made = await this.#options.client.makeFolder(place, path, of.signal);
+      if (made.isNew) this.#say(of, place, 'file.folder_made', { path });
+      return made;
+    });
   }
 
   /** A folder as an archive, packed by the agent's gateway as it is read. */
@@ -103,13 +126,30 @@ export class Files {
     const upload = { ...incoming, quotaBytes };
     return {
       path,
-      ...(await this.#at(of, (place) => this.#options.client.unpack(place, path, format, upload, of.signal), incoming)),
+      ...(await this.#at(
+        of,
+        async (place) => {
+          const unpacked = await this.#options.client.unpack(place, path, format, upload, of.signal);
+          this.#say(of, place, 'file.unpacked', { path, ...unpacked });
+          return unpacked;
+        },
+        incoming,
+      )),
     };
   }
 
   async usage(of: FilesOf): Promise<{ files: number; bytes: number; limit_bytes: number }> {
     const { diskMib } = await this.#limit(of.userId);
     return { ...(await this.#at(of, (place) => this.#options.client.usage(place, of.signal))), limit_bytes: diskMib * MIB };
+  }
+
+  /** The volume and the database do not commit together: it is said once it is so, and nobody waits for that. */
+  #say({ userId, actor, requestId }: FilesOf, { agentId }: Place, type: string, what: Record<string, unknown>): void {
+    const { db, log } = this.#options;
+    const payload = { agent_id: agentId, ...what };
+    db.transaction()
+      .execute((trx) => appendEvent(trx, userId, { type, actor, requestId, payload }))
+      .catch((error: unknown) => log.error({ err: error, user: userId, type }, `an event is lost: ${messageOf(error)}`));
   }
 
   async #quota(userId: string, { lengthBytes = 0 }: Incoming): Promise<number> {
@@ -131,7 +171,7 @@ export class Files {
    * Does `work` where the agent is. What the instance has surely not seen is tried again in the time there is; a call that may have been
    * carried out never is, nor one of whose body something has been read.
    */
-  async #at<T>(of: FilesOf, work: (place: FilesPlace) => Promise<T>, incoming?: Incoming): Promise<T> {
+  async #at<T>(of: FilesOf, work: (place: Place) => Promise<T>, incoming?: Incoming): Promise<T> {
     const deadline = performance.now() + this.#options.readyTimeoutMs;
     for (;;) {
       const place = await this.#reach(of, Math.max(1, deadline - performance.now()));
@@ -148,9 +188,9 @@ export class Files {
   }
 
   /** Waits as a chat does; of a deployment that sleeps only the files are woken. */
-  async #reach({ userId, agent, signal }: FilesOf, timeoutMs: number): Promise<FilesPlace> {
-    const { instanceId, name } = await this.#options.agents.reach(userId, agent, { signal, timeoutMs, files: true });
-    return { instanceId, agent: name };
+  async #reach({ userId, agent, signal }: FilesOf, timeoutMs: number): Promise<Place> {
+    const { instanceId, name, agentId } = await this.#options.agents.reach(userId, agent, { signal, timeoutMs, files: true });
+    return { instanceId, agent: name, agentId };
   }
 
   /** What a lost instance, or a full disk, means for the caller. */

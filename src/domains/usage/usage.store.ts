@@ -62,10 +62,23 @@ export interface Settlement {
   error: string | null;
 }
 
-/** Settles an open row and adds its tokens to the month it began in; a row settled already is left as it is. */
-export async function settleUsageAcrossTenants(db: Db, id: string, settlement: Settlement): Promise<void> {
+/** The month that a call was added to. */
+export interface MonthAfter {
+  user_id: string;
+  month: string;
+  /** Of the month, with this call. */
+  tokens: string | number;
+  /** Of the user's tier; null where it has no limit. */
+  limit_tokens: string | number | null;
+}
+
+/**
+ * Settles an open row and adds its tokens to the month it began in, which it answers; a row settled already is left as it is, and nothing
+ * answered.
+ */
+export async function settleUsageAcrossTenants(db: Db, id: string, settlement: Settlement): Promise<MonthAfter | undefined> {
   const tokens = settlement.promptTokens + settlement.completionTokens;
-  await db
+  return db
     .with('settled', (qb) =>
       qb
         .updateTable('usage')
@@ -87,7 +100,18 @@ export async function settleUsageAcrossTenants(db: Db, id: string, settlement: S
     .onConflict((oc) =>
       oc.columns(['user_id', 'month']).doUpdateSet({ tokens: sql<string>`usage_months.tokens + excluded.tokens` }),
     )
-    .execute();
+    .returning((eb) => [
+      'user_id',
+      'month',
+      'tokens',
+      eb
+        .selectFrom('users as u')
+        .innerJoin('tiers as t', 't.name', 'u.tier')
+        .select('t.tokens_per_month')
+        .whereRef('u.id', '=', 'usage_months.user_id')
+        .as('limit_tokens'),
+    ])
+    .executeTakeFirst();
 }
 
 /** Open rows whose process is dead: its row is gone, or has had no heartbeat for a minute. */

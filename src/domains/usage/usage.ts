@@ -1,5 +1,6 @@
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
+import { appendEvent } from '../../events/outbox.js';
 import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import type { UsageEntry, UsageLedger, UsageOutcome } from '../../llm/ports.js';
@@ -36,14 +37,14 @@ export class Usage implements UsageLedger {
 
   async settle(usageId: string, outcome: UsageOutcome): Promise<void> {
     const { status, usage, error } = outcome;
-    await store.settleUsageAcrossTenants(this.#db, usageId, { status, ...usage, error: error ?? null });
+    await this.#settle(usageId, { status, ...usage, error: error ?? null });
   }
 
   /** Settles what dead processes left open, marked as cut off. */
   async settleAbandoned(): Promise<void> {
     for (const id of await store.readAbandonedAcrossTenants(this.#db)) {
       const none = { promptTokens: 0, completionTokens: 0, counted: true };
-      await store.settleUsageAcrossTenants(this.#db, id, {
+      await this.#settle(id, {
         status: 'cut_off',
         ...none,
         error: 'the process that made the call died',
@@ -75,11 +76,33 @@ export class Usage implements UsageLedger {
     await store.deleteUsage(trx, userId);
   }
 
+  async #settle(usageId: string, settlement: store.Settlement): Promise<void> {
+    const tokens = settlement.promptTokens + settlement.completionTokens;
+    await this.#db.transaction().execute(async (trx) => {
+      const after = await store.settleUsageAcrossTenants(trx, usageId, settlement);
+      if (!after) return;
+      for (const percent of crossed(after, tokens)) {
+        const payload = { percent, month: after.month, tokens: Number(after.tokens), limit_tokens: Number(after.limit_tokens) };
+        await appendEvent(trx, after.user_id, { type: 'usage.threshold_crossed', actor: 'usage', requestId: null, payload });
+      }
+    });
+  }
+
   async #whyRefused(userId: string): Promise<AppError> {
     const budget = await store.readBudget(this.#db, userId);
     if (!budget) return new AppError('not_found', 'user not found');
     return new AppError('limit_exceeded', `the ${budget.tokens_per_month} tokens a month of tier ${budget.tier} are used up`);
   }
+}
+
+/** Shares of a month's tokens that are worth a word. */
+const THRESHOLDS = [80, 100];
+
+/** Those that a call took the month over. */
+function crossed({ tokens: after, limit_tokens: limit }: store.MonthAfter, tokens: number): number[] {
+  if (limit === null) return [];
+  const share = (of: number) => (of / Number(limit)) * 100;
+  return THRESHOLDS.filter((percent) => share(Number(after) - tokens) < percent && share(Number(after)) >= percent);
 }
 
 type SumRow = Awaited<ReturnType<typeof store.sumMonth>>[number];
