@@ -19,6 +19,7 @@ COPY --from=build /berth/package.json ./
 COPY --from=build /berth/node_modules node_modules
 COPY --from=build /berth/dist dist
 COPY scripts/berth.mjs scripts/berth.mjs
+COPY scripts/audit scripts/audit
 # Without a name: neither root nor anybody. The two folders are what it writes to; see compose.yaml for what they must be.
 RUN install -d -o 10001 -g 10001 -m 0700 /var/lib/berth/data /var/lib/berth/link
 USER 10001:10001

@@ -14,6 +14,7 @@ import * as snapshots from './0012_snapshots.js';
 import * as limits from './0014_limits.js';
 import * as events from './0015_events.js';
 import * as webhooks from './0016_webhooks.js';
+import * as audit from './0019_audit.js';
 
 /** Every migration in its order. One that has landed is never edited. */
 export const migrations: Record<string, Migration> = {
@@ -32,4 +33,5 @@ export const migrations: Record<string, Migration> = {
   '0014_limits': limits,
   '0015_events': events,
   '0016_webhooks': webhooks,
+  '0019_audit': audit,
 };

@@ -2,9 +2,11 @@
 // Berth's command line for operators: a client of the running Berth's own API, with the admin key.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { auditCommand, USAGE as AUDIT_USAGE } from './audit/commands.mjs';
 
 const USAGE = `Usage: npm run berth -- vault rotate    changes the master key, and shows how far it is
        npm run berth -- vault status    shows how far it is, or how the last change ended
+${AUDIT_USAGE}
 
 It calls the Berth that runs: BERTH_URL, else HOST and PORT (http://127.0.0.1:8080), with the admin key in ADMIN_API_KEY, else in
 DATA_DIR/admin.key (DATA_DIR is ./data where it is not set).`;
@@ -39,7 +41,13 @@ async function call(method, path) {
     if (error instanceof Refusal) throw error;
     throw new Refusal(`no Berth answers at ${origin()} (${error.cause?.code ?? error.message}); set BERTH_URL or PORT`);
   }
-  const body = await answer.json();
+  const text = await answer.text();
+  if (answer.headers.get('content-type')?.includes('ndjson'))
+    return text
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => JSON.parse(line));
+  const body = JSON.parse(text);
   if (!answer.ok) throw new Refusal(`${body.error ?? answer.status}`);
   return body;
 }
@@ -63,6 +71,10 @@ async function watch(rotation) {
 }
 
 async function main([noun, verb, ...rest]) {
+  if (noun === 'audit') {
+    if (!(await auditCommand([verb, ...rest], { call, Refusal }))) process.exitCode = 1;
+    return;
+  }
   if (noun !== 'vault' || rest.length > 0) throw new Refusal(USAGE);
   if (verb === 'status') process.stdout.write(`${said(await call('GET', '/vault/rotations/current'))}\n`);
   else if (verb === 'rotate') await watch(await call('POST', '/vault/rotations'));

@@ -2,6 +2,8 @@ import type { Agents } from './domains/agents/agents.js';
 import { agentsRoutes } from './domains/agents/agents.routes.js';
 import type { ApiKeys } from './domains/api-keys/api-keys.js';
 import { apiKeysRoutes } from './domains/api-keys/api-keys.routes.js';
+import type { Audit } from './domains/audit/audit.js';
+import { auditRoutes } from './domains/audit/audit.routes.js';
 import type { Chat } from './domains/chat/chat.js';
 import { chatRoutes } from './domains/chat/chat.routes.js';
 import type { Completions } from './domains/chat/completions.js';
@@ -63,6 +65,7 @@ import type { StreamOptions } from './http/sse.js';
 
 export interface ApiParts {
   agents: Agents;
+  audit: Audit;
   chat: Chat;
   completions: Completions;
   configs: Configs;
@@ -129,6 +132,7 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, secretsRoutes(parts.secrets));
   app.route(BASE, vaultRotationRoutes(parts.rotation));
   app.route(BASE, rolloutsRoutes(parts.rollouts));
+  app.route(BASE, auditRoutes(parts.audit));
   app.route(BASE, usageRoutes(usage));
   app.route(BASE, logsRoutes(logs, parts.stream));
   app.route(BASE, healthRoutes({ version }));

@@ -10,6 +10,8 @@ import { AgentArrivals } from './domains/agents/arrivals.js';
 import { AgentMoves } from './domains/agents/moves.js';
 import { giveAcrossTenants, settleAcrossTenants } from './domains/agents/serving.store.js';
 import { Assembly } from './domains/assembly/assembly.js';
+import { Audit } from './domains/audit/audit.js';
+import { forgetStrangersJob, sealAuditJob, tidyAuditJob } from './domains/audit/audit.jobs.js';
 import { ApiKeys } from './domains/api-keys/api-keys.js';
 import { Chat } from './domains/chat/chat.js';
 import { settleTurnsJob } from './domains/chat/chat.jobs.js';
@@ -141,6 +143,7 @@ export function createApp(options: AppOptions): App {
   const keys = new ApiKeys({ db, bus, pepper: installation.pepper, adminKey: options.adminKey });
   const usage = new Usage({ db, processId });
   const idempotency = new Idempotency({ db, vault });
+  const audit = new Audit({ db, vault, log, installationId: installation.id, processId });
 
   const llm = new LlmGateway({ providers, log, ledger: usage, agents: new AgentModels({ db }) });
   let stopping = false;
@@ -227,7 +230,7 @@ export function createApp(options: AppOptions): App {
   const shaped = { agents, arrivals: new AgentArrivals({ deployments }), configs, plugins, skills, templates, checkModel };
   const snapshots = new Snapshots({ db, bus, log, vault, chat, deployments, state, config, ...shaped });
   const others = [...events.erasers, new Outbox()];
-  const erasers = [snapshots, chat, heartbeats, userSecrets, templates, plugins, skills, traffic, usage, ...others];
+  const erasers = [audit, snapshots, chat, heartbeats, userSecrets, templates, plugins, skills, traffic, usage, ...others];
   const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers });
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
   const logs = new Logs({ db, bus, runtime, secrets: userSecrets });
@@ -251,7 +254,7 @@ export function createApp(options: AppOptions): App {
     processId,
     files: options.keyFiles,
     alone: database.kind === 'pglite',
-    resealed: [new DataKeys({ vault, log }), new KeptAnswers({ vault })],
+    resealed: [new DataKeys({ vault, log }), new KeptAnswers({ vault }), audit.resealed],
     adopt: (trx) => adoptMasterKey(trx, vault),
     keyCheck: readKeyCheck,
   });
@@ -260,6 +263,7 @@ export function createApp(options: AppOptions): App {
 
   const api = createApi({
     agents,
+    audit,
     chat,
     completions,
     context,
@@ -296,6 +300,7 @@ export function createApp(options: AppOptions): App {
     config,
     limits: async (caller) => (caller.kind === 'admin' ? undefined : (await tiers.get(caller.tier)).requests_per_minute),
     idempotency,
+    audit: audit.trail,
     metrics,
     ...(options.rates ? { rates: options.rates } : {}),
     ...(options.files?.pace ? { pace: options.files.pace } : {}),
@@ -359,6 +364,9 @@ export function createApp(options: AppOptions): App {
       pruneTrafficJob(traffic),
       ...events.jobs,
       recheckEgressJob(egress),
+      sealAuditJob(audit),
+      tidyAuditJob(audit),
+      forgetStrangersJob(audit),
     ].map((job) => new Loop(job, log)),
   ];
 
@@ -367,6 +375,7 @@ export function createApp(options: AppOptions): App {
     async start() {
       await heartbeatJob(db, processId).run(new AbortController().signal);
       await rotation.join();
+      await audit.begin();
       if (database.kind === 'pglite') await work.dropAllLeases();
       bus.subscribe('instance', () => linkSync.wake());
       bus.subscribe('deployment', () => admission.isWaited && admit.wake());
@@ -389,6 +398,7 @@ export function createApp(options: AppOptions): App {
       await Promise.all([snapshots.stop(), ...loops.map((loop) => loop.stop())]);
       await counter.stop();
       await traffic.flush();
+      await audit.flush();
       await signOff(db, processId);
       await runtime.close();
     },

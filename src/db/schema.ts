@@ -1,4 +1,11 @@
 import type { AgentsTable } from '../domains/agents/agents.table.js';
+import type {
+  AuditEntriesTable,
+  AuditHeadsTable,
+  AuditKeysTable,
+  AuditOpenTable,
+  AuditReceiptsTable,
+} from '../domains/audit/audit.table.js';
 import type { ApiKeysTable } from '../domains/api-keys/api-keys.table.js';
 import type { ConversationsTable, TurnsTable } from '../domains/chat/chat.table.js';
 import type { AgentConfigsTable } from '../domains/configs/configs.table.js';
@@ -33,6 +40,11 @@ export interface Schema {
   agent_skills: AgentSkillsTable;
   agents: AgentsTable;
   api_keys: ApiKeysTable;
+  audit_entries: AuditEntriesTable;
+  audit_heads: AuditHeadsTable;
+  audit_keys: AuditKeysTable;
+  audit_open: AuditOpenTable;
+  audit_receipts: AuditReceiptsTable;
   conversations: ConversationsTable;
   deletions: DeletionsTable;
   deployments: DeploymentsTable;

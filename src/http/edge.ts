@@ -3,10 +3,11 @@ import type { OpenAPIHono } from '@hono/zod-openapi';
 import { AppError } from '../lib/errors.js';
 import { newId } from '../lib/ids.js';
 import type { Log } from '../lib/log.js';
+import { type AuditTrail, refusedIn, wasRefused } from './audit.js';
 import type { Authenticator } from './authenticate.js';
 import type { UserDirectory } from './authorize.js';
 import { errorResponse, isOfClient, publicError } from './errors.js';
-import { isGuard } from './guard.js';
+import { type GuardRule, ruleOf } from './guard.js';
 import type { IdempotencyStore } from './idempotency.js';
 import type { HttpMetrics } from './metrics.js';
 import type { Pace } from './pace.js';
@@ -38,6 +39,7 @@ export interface EdgeOptions {
   limits: RequestsPerMinute;
   rates?: Omit<RateLimitOptions, 'perKey'>;
   idempotency?: IdempotencyStore;
+  audit?: AuditTrail;
   metrics?: HttpMetrics;
   bodyLimitBytes?: number;
   /** How slowly streams may pass, where that is not to be as usual. */
@@ -67,6 +69,8 @@ export class Edge {
       directory: options.directory,
       rateLimits: new RateLimits({ perKey: options.limits, ...options.rates }),
       idempotency: options.idempotency,
+      audit: options.audit,
+      look: (state) => this.#look(state),
       log: options.log,
       bodyLimitBytes: options.bodyLimitBytes ?? DEFAULT_BODY_BYTES,
       pace: options.pace,
@@ -121,6 +125,21 @@ export class Edge {
 
   #matches(method: string, path: string): boolean {
     return this.#app.router.match(method, path)[0].length > 0;
+  }
+
+  #readRule(path: string): GuardRule | undefined {
+    const [handlers] = this.#app.router.match('GET', path);
+    return handlers.map(([[handler]]) => ruleOf(handler)).find((rule) => rule !== undefined);
+  }
+
+  /** Asks the route that reads what a request changes, in the name of its caller, who was let in. */
+  async #look(asking: RequestState): Promise<Uint8Array | undefined> {
+    const { services, requestId, ip, caller, tenantId, path } = asking;
+    const rule = this.#readRule(path);
+    if (!rule || rule.waits) return undefined;
+    const inner = Object.assign(new RequestState(services, requestId, ip, undefined), { caller, tenantId, path, isInner: true });
+    const response = await this.#app.fetch(new Request(new URL(path, 'http://berth')), { berth: inner });
+    return response.status === 200 ? new Uint8Array(await response.arrayBuffer()) : undefined;
   }
 
   #allowed(path: string): string[] {
@@ -178,6 +197,7 @@ export class Edge {
     const gone = state.streamed ? state.streamed.broken : (outgoing?.destroyed ?? false);
     const status = gone ? CLIENT_GONE : (state.streamed?.status ?? response.status);
     this.#metrics?.ended(state.route, method, status, ms / 1000);
+    if (wasRefused(state)) this.#services.audit?.refused(refusedIn(state), { status, code: state.error?.code });
     const line = {
       method,
       route: state.route,
@@ -226,7 +246,7 @@ function refuseUnguarded(app: OpenAPIHono<Env>): void {
   const seen = new Map<string, boolean>();
   for (const { method, path, handler } of app.routes) {
     const route = `${method} ${path}`;
-    seen.set(route, (seen.get(route) ?? false) || isGuard(handler));
+    seen.set(route, (seen.get(route) ?? false) || ruleOf(handler) !== undefined);
   }
   const open = [...seen].filter(([, isGuarded]) => !isGuarded).map(([route]) => route);
   if (open.length > 0) throw new Error(`routes that declare no access: ${open.join(', ')}`);

@@ -1,6 +1,7 @@
 import type { Context, MiddlewareHandler, Next } from 'hono';
 import type { Caller } from '../lib/caller.js';
 import { AppError, type FieldError } from '../lib/errors.js';
+import { audited, isOfChange } from './audit.js';
 import { authenticate, credentialOf, headerOf } from './authenticate.js';
 import { type Access, authorize } from './authorize.js';
 import { type BodyRule, readBody } from './body.js';
@@ -16,22 +17,29 @@ export interface GuardRule {
   body: BodyRule;
   /** Not counted by any limit and not logged at info: health checks. */
   unlimited: boolean;
+  operation: string;
+  /** Its handler waits for others, so it is not called without need. */
+  waits: boolean;
+  /** Its beginning is put on record while it runs, not before. */
+  alongside: boolean;
 }
 
-const guards = new WeakSet<object>();
+const guards = new WeakMap<object, GuardRule>();
 
-/** Whether that function was made by `guard`: the edge refuses to start with a route that has none. */
-export function isGuard(handler: object): boolean {
-  return guards.has(handler);
+/** The rule of a function that was made by `guard`: the edge refuses to start with a route that has none. */
+export function ruleOf(handler: object): GuardRule | undefined {
+  return guards.get(handler);
 }
 
 /** The one middleware of a route, before its validators: who calls, may they, how often, and is the body fit to be looked at. */
 export function guard(rule: GuardRule): MiddlewareHandler<Env> {
   const handler = async (c: Context<Env>, next: Next): Promise<Response | void> => {
     const state = c.env.berth;
+    if (state.isInner) return next();
     state.refused = true;
     state.quiet = rule.unlimited;
     state.route = c.req.routePath;
+    state.operation = rule.operation;
     checkText(c, state);
     await admit(c, state, rule);
     const wantsOnce = c.req.method === 'POST' && state.caller !== undefined && headerOf(c, 'idempotency-key') !== undefined;
@@ -41,10 +49,14 @@ export function guard(rule: GuardRule): MiddlewareHandler<Env> {
         ? await readBody(c, rule.body, state.services.bodyLimitBytes)
         : undefined;
     state.refused = false;
-    if (wantsOnce) return answerOnce(c, bytes, next);
-    return next();
+    const run =
+      isOfChange(c.req.method) && rule.access !== 'public'
+        ? () => audited(c, { body: bytes, alongside: rule.alongside }, next)
+        : next;
+    if (wantsOnce) return answerOnce(c, bytes, run);
+    return run();
   };
-  guards.add(handler);
+  guards.set(handler, rule);
   return handler;
 }
 
@@ -120,14 +132,14 @@ function checkText(c: Context<Env>, state: RequestState): void {
   const { url } = c.req;
   const queryAt = url.indexOf('?');
   if (queryAt !== -1 && url.includes('%', queryAt)) fields.push(...queryProblems(url.slice(queryAt + 1)));
-  if (isOfChange(c.req.method) && !endsInRest(state.route) && endsWithSlash(c.env.incoming?.url ?? url)) {
+  if (isOfNamed(c.req.method) && !endsInRest(state.route) && endsWithSlash(c.env.incoming?.url ?? url)) {
     fields.push({ path: 'path', message: 'must not have a slash at its end: to change something, it is named exactly' });
   }
   if (fields.length > 0) throw new AppError('invalid_request', 'invalid request', { fields });
 }
 
 /** Not POST, which makes things in a list: a slash after a list's name leads nowhere else. */
-function isOfChange(method: string): boolean {
+function isOfNamed(method: string): boolean {
   return method === 'DELETE' || method === 'PUT' || method === 'PATCH';
 }
 

@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Caller } from '../lib/caller.js';
 import type { AppError } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
+import type { AuditTrail } from './audit.js';
 import type { Authenticator } from './authenticate.js';
 import type { UserDirectory } from './authorize.js';
 import type { IdempotencyStore } from './idempotency.js';
@@ -15,6 +16,9 @@ export interface EdgeServices {
   directory: UserDirectory;
   rateLimits: RateLimits;
   idempotency: IdempotencyStore | undefined;
+  audit: AuditTrail | undefined;
+  /** What GET of the request's path answers its caller at this moment; undefined where there is no such, or it is not to be had at once. */
+  look(state: RequestState): Promise<Uint8Array | undefined>;
   log: Log;
   bodyLimitBytes: number;
   /** How slowly streams may pass, where that is not to be as usual. */
@@ -48,6 +52,8 @@ export class RequestState {
   readonly startedMs = performance.now();
   /** Pattern of the matched route, such as `/api/v1/users/:user`; `none` where no route matched. */
   route = 'none';
+  /** Operation id of the matched route. */
+  operation = 'none';
   /** Not worth an info line: health checks and the like. */
   quiet = false;
   caller: Caller | undefined;
@@ -57,6 +63,10 @@ export class RequestState {
   bodyText: string | undefined;
   /** Set while the answer of an idempotent request is being kept. */
   streamCopy: StreamCopy | undefined;
+  /** Its beginning is in the audit trail, and its end will be. */
+  inTrail = false;
+  /** Made by the edge itself, within another request whose caller was let in. */
+  isInner = false;
   /** The edge refused the request before its handler ran. */
   refused = false;
   /** Set when the answer was written as a stream, past Hono: its Response is a stand-in then. */

@@ -25,6 +25,8 @@ export type RouteSpec<P extends string> = Omit<RouteConfig, 'path' | 'middleware
   streamsBody?: true;
   /** No rate limit and no line in the log: for health checks. Public routes only. */
   unlimited?: true;
+  /** That it has begun is put on record while its handler runs, not before: for turns, which have a row of their own before anything is done. */
+  recordedAlongside?: true;
   /** The handler waits for an instance or for the container engine, so it may answer 502, 503 and 504. */
   waits?: true;
 };
@@ -72,17 +74,21 @@ const PARAMS: Record<string, string> = {
  * path, and a description of the path's parameters.
  */
 export function route<P extends string, R extends RouteSpec<P>>(spec: R): R & Guarded {
-  const { access, bodyLimitBytes, streamsBody, unlimited, waits: _, ...operation } = spec;
+  const { access, bodyLimitBytes, streamsBody, unlimited, waits, recordedAlongside, ...operation } = spec;
   checkSpec(spec);
   const body = operation.request?.body;
+  const operationId = operation.operationId ?? operationIdOf(spec.method, spec.path);
   const rule = {
     access,
     body: { limitBytes: bodyLimitBytes, mediaTypes: Object.keys(body?.content ?? {}), streams: streamsBody ?? false },
     unlimited: unlimited ?? false,
+    operation: operationId,
+    waits: waits ?? false,
+    alongside: recordedAlongside ?? false,
   };
   const config = {
     ...operation,
-    operationId: operation.operationId ?? operationIdOf(spec.method, spec.path),
+    operationId,
     'x-access': access,
     security: access === 'public' ? [] : [{ apiKey: [] }, { bearer: [] }],
     parameters: [...(operation.parameters ?? []), ...undescribedParams(spec), ...workspaceHeader(spec), ...onceHeader(spec)],

@@ -14,6 +14,7 @@ import {
   VALUE,
 } from './format.js';
 import { KeyRing, type ReadKeys } from './key-ring.js';
+import { newSigningSeed, Signer } from './signer.js';
 import { openStream, sealStream, STREAM_KEY_BYTES } from './stream.js';
 import { VaultError } from './vault-error.js';
 
@@ -185,6 +186,27 @@ export class Vault {
   /** What was sealed with libsodium's `crypto_box_seal`. */
   openBox(keys: BoxKeys, box: Uint8Array): Buffer {
     return openBox(keys, box);
+  }
+
+  // ---- signing keys --------------------------------------------------------------------------------------------------------
+
+  /** A new signing key of the installation, and its seed sealed, to be stored. */
+  newSigner(place: InstallationPlace): { signer: Signer; sealed: Buffer } {
+    const seed = newSigningSeed();
+    try {
+      return { signer: new Signer(seed), sealed: this.sealInstallation(place, seed) };
+    } finally {
+      wipe(seed);
+    }
+  }
+
+  openSigner(place: InstallationPlace, sealed: Uint8Array): Signer {
+    const seed = this.openInstallation(place, sealed);
+    try {
+      return new Signer(seed);
+    } finally {
+      wipe(seed);
+    }
   }
 
   // ---- values --------------------------------------------------------------------------------------------------------------

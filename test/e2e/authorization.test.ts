@@ -87,8 +87,34 @@ async function check(tried: Case): Promise<string | undefined> {
   return checkCase(tried, used.params, async (method, path, kind) => {
     const hasBody = method === 'POST' || method === 'PUT' || method === 'PATCH';
     const answer = await app.call(method, path, { key: used.keys[kind], ...(hasBody ? { body: {} } : {}) });
-    return { status: answer.status, body: answer.headers.get('content-type')?.includes('json') ? answer.json : undefined };
+    return {
+      status: answer.status,
+      body: answer.headers.get('content-type')?.startsWith('application/json') ? answer.json : undefined,
+    };
   });
+}
+
+/** Whatever route changes something has left what it was asked, and whatever route refuses has left that. */
+async function checkAudit(): Promise<void> {
+  const { paths } = (await app.get('/openapi.json')).json as {
+    paths: Record<string, Record<string, { operationId: string; 'x-access': string }>>;
+  };
+  const operations = Object.values(paths).flatMap((item) => Object.entries(item));
+  const recorded = async (kind: string) => {
+    const rows = await app.database.db
+      .selectFrom('audit_entries')
+      .select('operation')
+      .distinct()
+      .where('kind', '=', kind as 'begun')
+      .execute();
+    return new Set(rows.map(({ operation }) => operation));
+  };
+  const [begun, refused] = [await recorded('begun'), await recorded('refused')];
+  const changing = operations.filter(([method]) => method !== 'get').map(([, { operationId }]) => operationId);
+  expect(changing.length).toBeGreaterThan(50);
+  expect(changing.filter((id) => !begun.has(id))).toEqual([]);
+  // Strangers' refusals are told apart up to a limit; it is the admin's routes that others are refused by key.
+  expect(refused.size).toBeGreaterThan(20);
 }
 
 describe('who may call what', () => {
@@ -100,6 +126,7 @@ describe('who may call what', () => {
       if (said !== undefined) wrong.push(said);
     }
     expect(wrong).toEqual([]);
+    await checkAudit();
   }, 120_000);
 
   test('every path of the table of contents is in the document', async () => {

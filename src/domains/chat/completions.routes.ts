@@ -52,6 +52,7 @@ export function completionsRoutes({
       path: '/v1/chat/completions',
       access: 'any',
       waits: true,
+      recordedAlongside: true,
       tags,
       summary: "Chat with an agent by OpenAI's protocol",
       bodyLimitBytes: CHAT_BODY_LIMIT_BYTES,
