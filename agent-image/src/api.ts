@@ -51,6 +51,8 @@ const PASSED_STATUSES = new Set([400, 402, 413, 429]);
 const PACKAGE = /^\/berth\/v1\/packages\/([0-9a-f]{64})$/;
 const AGENT_CONTEXT = /^\/berth\/v1\/agents\/([^/]+)\/context$/;
 const TURN_ID = /^[\w.:-]{1,128}$/;
+/** https://www.w3.org/TR/trace-context/#traceparent-header, version 00. */
+const TRACEPARENT = /^00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$/;
 
 /** The gateway's HTTP interface, the same over the link (HTTP/2) and on a port (HTTP/1.1). */
 export class Api {
@@ -216,7 +218,8 @@ export class Api {
       const turnId = typeof given === 'string' && TURN_ID.test(given) ? given : `trn_${randomBytes(13).toString('hex')}`;
       const withTools = request.headers['x-berth-events'] === '1';
       const allNew = request.headers['x-berth-new'] === 'all';
-      await this.#turn({ turnId, agent, request: chat, socket: origin.socket, allNew }, response, origin, withTools);
+      const traceparent = traceparentIn(request);
+      await this.#turn({ turnId, traceparent, agent, request: chat, socket: origin.socket, allNew }, response, origin, withTools);
     } finally {
       body.release();
     }
@@ -244,6 +247,7 @@ export class Api {
         this.#options.log.info('turn ended', {
           agent: input.agent.id,
           turn: input.turnId,
+          trace_id: input.traceparent && TRACEPARENT.exec(input.traceparent)?.[1],
           outcome,
           duration_ms: durationMs,
         });
@@ -299,6 +303,12 @@ export class Api {
     this.#options.log.error('unexpected error', { code: errorCode(error), at: placeOf(error) });
     return { status: 500, body: { error: { message: 'Internal error of the gateway.', type: 'api_error' } }, headers: {} };
   }
+}
+
+/** The trace that a request is part of, where it says so in the right form. */
+function traceparentIn({ headers }: Request): string | undefined {
+  const { traceparent } = headers;
+  return typeof traceparent === 'string' && TRACEPARENT.test(traceparent) ? traceparent : undefined;
 }
 
 /** How a turn's end reaches the client. */

@@ -7,6 +7,8 @@ import type { Credentials } from './credentials.js';
 export interface ModelCall {
   agentId: string;
   turnId: string;
+  /** W3C's header, as the turn came with it: the call is part of the same trace. */
+  traceparent: string | undefined;
   /** The request body, JSON, in pieces. */
   body: readonly (string | Buffer)[];
   /** The socket over which the turn was asked for: its Berth process is the one most likely to be alive. */
@@ -147,6 +149,7 @@ function headersOf(call: ModelCall, token: string): Record<string, string | numb
     accept: 'text/event-stream',
     'x-berth-agent': call.agentId,
     'x-berth-turn': call.turnId,
+    ...(call.traceparent === undefined ? {} : { traceparent: call.traceparent }),
   };
 }
 

@@ -19,6 +19,8 @@ export interface TurnOutput {
 
 export interface TurnInput {
   turnId: string;
+  /** W3C's header, as the request came with it. */
+  traceparent?: string | undefined;
   agent: Agent;
   request: ChatRequest;
   /** The socket of the Berth process that asked. */
@@ -209,10 +211,10 @@ class Turn {
 
   async #ask(): Promise<Answer> {
     this.#steps += 1;
-    const { turnId, agent, socket } = this.#input;
+    const { turnId, traceparent, agent, socket } = this.#input;
     const body = bodyPieces(this.#head, this.#messages, this.#tail);
     const answer = new Answer();
-    const call = { agentId: agent.id, turnId, body, socket, signal: this.#signal };
+    const call = { agentId: agent.id, turnId, traceparent, body, socket, signal: this.#signal };
     for await (const delta of this.#model.stream(call)) {
       answer.take(delta);
       if (delta.usage) addUsage(this.#usage, delta.usage);

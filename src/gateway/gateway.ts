@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import { AppError, NotSent } from '../lib/errors.js';
+import { traceHeaders } from '../lib/trace.js';
 import type { LinkHost } from '../link/host.js';
 import type { Link, LinkResponse } from '../link/link.js';
 import type { InstanceConfig, PackageSource } from './instance-config.js';
@@ -155,7 +156,13 @@ export class GatewayClient {
     const response = await this.#link(instanceId).request({
       method: 'POST',
       path: '/v1/chat/completions',
-      headers: { 'content-type': 'application/json', 'x-berth-turn': turn.turnId, 'x-berth-events': '1', 'x-berth-new': 'all' },
+      headers: {
+        'content-type': 'application/json',
+        'x-berth-turn': turn.turnId,
+        'x-berth-events': '1',
+        'x-berth-new': 'all',
+        ...traceHeaders(),
+      },
       body: JSON.stringify(body),
       timeoutMs: this.#limits.headersMs,
       signal,

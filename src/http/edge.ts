@@ -3,6 +3,7 @@ import type { OpenAPIHono } from '@hono/zod-openapi';
 import { AppError } from '../lib/errors.js';
 import { newId } from '../lib/ids.js';
 import type { Log } from '../lib/log.js';
+import { inTrace, type Trace, traceFrom, traceparentOf } from '../lib/trace.js';
 import { type AuditTrail, refusedIn, wasRefused } from './audit.js';
 import type { Authenticator } from './authenticate.js';
 import type { UserDirectory } from './authorize.js';
@@ -86,8 +87,13 @@ export class Edge {
   }
 
   /** Answers a request; given to node-server. Never rejects. */
-  readonly fetch = async (request: Request, given: object = {}): Promise<Response> => {
+  readonly fetch = (request: Request, given: object = {}): Promise<Response> => {
     const connection: Connection = given;
+    const trace = traceFrom(headerIn(request, connection.incoming, 'traceparent'));
+    return inTrace(trace, () => this.#answer(request, connection, trace));
+  };
+
+  async #answer(request: Request, connection: Connection, trace: Trace): Promise<Response> {
     const { incoming, outgoing } = connection;
     const ip = this.#address.of(incoming?.socket.remoteAddress ?? '127.0.0.1', headerIn(request, incoming, 'x-forwarded-for'));
     const state = new RequestState(this.#services, requestIdFor(headerIn(request, incoming, 'x-request-id')), ip, outgoing);
@@ -96,6 +102,7 @@ export class Edge {
     let response: Response;
     try {
       this.#setHeaders(state, headerIn(request, incoming, 'origin'));
+      state.setHeader('Traceresponse', traceparentOf(trace));
       const path = pathOf(request, connection);
       state.path = this.#route(request.method, path);
       response = request.method === 'OPTIONS' ? this.#options(request, state, path) : await this.#app.fetch(request, env);
@@ -104,7 +111,7 @@ export class Edge {
     }
     this.#ended(request, state, response, outgoing);
     return state.streamed ? response : state.applyHeaders(response);
-  };
+  }
 
   /** Answers what node-server could not make a Request of: `errorHandler` of its request listener. */
   readonly refuse = (thrown: unknown): Response => {
@@ -170,7 +177,7 @@ export class Edge {
     state.setHeader('Access-Control-Allow-Origin', origin);
     state.setHeader(
       'Access-Control-Expose-Headers',
-      'X-Request-Id, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Idempotency-Replayed, ' +
+      'X-Request-Id, Traceresponse, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Idempotency-Replayed, ' +
         'ETag, Accept-Ranges, Content-Range, Content-Disposition, Last-Modified, X-Berth-Kind',
     );
     state.setHeader('Cross-Origin-Resource-Policy', 'cross-origin');
@@ -184,7 +191,7 @@ export class Edge {
     if (this.#corsOrigins.size > 0 && request.headers.get('access-control-request-method') !== null) {
       headers['Access-Control-Allow-Methods'] = allow.join(', ');
       headers['Access-Control-Allow-Headers'] =
-        'Authorization, X-API-Key, X-Workspace-ID, X-Request-Id, Content-Type, Idempotency-Key, If-Match, If-None-Match, If-Range, Range, Last-Event-ID';
+        'Authorization, X-API-Key, X-Workspace-ID, X-Request-Id, Content-Type, Idempotency-Key, If-Match, If-None-Match, If-Range, Range, Last-Event-ID, Traceparent';
       headers['Access-Control-Max-Age'] = '600';
     }
     state.route = 'options';

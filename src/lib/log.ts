@@ -1,4 +1,5 @@
-import { pino, type Logger } from 'pino';
+import { type DestinationStream, pino, type Logger } from 'pino';
+import { currentTrace } from './trace.js';
 
 export type Log = Logger;
 
@@ -21,8 +22,17 @@ export const REDACTED_KEYS = [
   'content',
 ] as const;
 
-/** The process's logger: JSON lines on stdout, credentials and message content redacted. */
-export function createLog(level: string): Log {
+/** The process's logger: JSON lines on stdout, credentials and message content redacted; lines of work that is part of a trace say so. */
+export function createLog(level: string, to?: DestinationStream): Log {
   const paths = REDACTED_KEYS.flatMap((key) => [`["${key}"]`, `*["${key}"]`, `*.*["${key}"]`]);
-  return pino({ level, base: undefined, timestamp: pino.stdTimeFunctions.isoTime, redact: { paths, censor: '[redacted]' } });
+  const redact = { paths, censor: '[redacted]' };
+  return pino(
+    { level, base: undefined, timestamp: pino.stdTimeFunctions.isoTime, redact, mixin: traceFields },
+    to ?? pino.destination(1),
+  );
+}
+
+function traceFields(): object {
+  const trace = currentTrace();
+  return trace ? { trace_id: trace.traceId, span_id: trace.spanId } : {};
 }

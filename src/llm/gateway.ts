@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { messageOf } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
+import { inTrace, traceFrom } from '../lib/trace.js';
 import { readBody } from './body.js';
 import { LlmCall } from './call.js';
 import { parseChat, type ValidChat } from './chat-request.js';
@@ -76,7 +77,8 @@ export class LlmGateway {
 
   /** The instance-side handler of the link. Never throws; answers every request. */
   readonly handle = (instance: CallingInstance, request: IncomingMessage, response: ServerResponse): void => {
-    const work = this.#answer(instance, request, response).finally(() => this.#running.delete(work));
+    const trace = traceFrom(header(request, 'traceparent', /^/));
+    const work = inTrace(trace, () => this.#answer(instance, request, response)).finally(() => this.#running.delete(work));
     this.#running.add(work);
   };
 

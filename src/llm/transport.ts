@@ -1,5 +1,6 @@
 import http from 'node:http';
 import https from 'node:https';
+import { traceHeaders } from '../lib/trace.js';
 import { ProviderError } from './provider.js';
 import { Answer } from './answer.js';
 import { refusalError } from './upstream-error.js';
@@ -99,6 +100,7 @@ export class Transport {
         accept: 'text/event-stream, application/json',
         'accept-encoding': 'identity',
         'user-agent': 'berth',
+        ...traceHeaders(),
       },
     });
     try {
