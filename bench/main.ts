@@ -2,6 +2,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus, loadavg } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { admission } from './admission.js';
+import { audit } from './audit.js';
 import { chat } from './chat.js';
 import { claim } from './claim.js';
 import { context } from './context.js';
@@ -23,6 +24,7 @@ import { templates } from './templates.js';
 import { wake } from './wake.js';
 
 const BENCHES: Record<string, Bench> = {
+  audit,
   provision,
   claim,
   wake,

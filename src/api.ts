@@ -21,6 +21,7 @@ import type { Explain } from './domains/explain/explain.js';
 import { explainRoutes } from './domains/explain/explain.routes.js';
 import type { Files } from './domains/files/files.js';
 import { filesRoutes } from './domains/files/files.routes.js';
+import type { Figures } from './domains/health/figures.js';
 import type { Health } from './domains/health/health.js';
 import { healthRoutes, livenessRoutes, readyRoutes } from './domains/health/health.routes.js';
 import type { Heartbeats } from './domains/heartbeats/heartbeats.js';
@@ -74,6 +75,7 @@ export interface ApiParts {
   deployments: Deployments;
   events: Events;
   explain: Explain;
+  figures: Figures;
   files: Files;
   health: Health;
   installs: SkillInstalls;
@@ -135,7 +137,7 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, auditRoutes(parts.audit));
   app.route(BASE, usageRoutes(usage));
   app.route(BASE, logsRoutes(logs, parts.stream));
-  app.route(BASE, healthRoutes({ version }));
+  app.route(BASE, healthRoutes({ health, figures: parts.figures, version }));
 
   app.route('/', completionsRoutes({ chat, completions, stream: parts.stream }));
   app.route('/', livenessRoutes());

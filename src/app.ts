@@ -11,7 +11,7 @@ import { AgentMoves } from './domains/agents/moves.js';
 import { giveAcrossTenants, settleAcrossTenants } from './domains/agents/serving.store.js';
 import { Assembly } from './domains/assembly/assembly.js';
 import { Audit } from './domains/audit/audit.js';
-import { forgetStrangersJob, sealAuditJob, tidyAuditJob } from './domains/audit/audit.jobs.js';
+import { auditJobs } from './domains/audit/audit.jobs.js';
 import { ApiKeys } from './domains/api-keys/api-keys.js';
 import { Chat } from './domains/chat/chat.js';
 import { settleTurnsJob } from './domains/chat/chat.jobs.js';
@@ -29,7 +29,6 @@ import { Vitals } from './domains/deployments/vitals.js';
 import { Replacements } from './domains/deployments/replacement.js';
 import { DeploymentWork } from './domains/deployments/work.js';
 import { Files } from './domains/files/files.js';
-import { Health } from './domains/health/health.js';
 import { Heartbeats } from './domains/heartbeats/heartbeats.js';
 import { beatJob, pruneBeatsJob } from './domains/heartbeats/heartbeats.jobs.js';
 import { Idempotency } from './domains/idempotency/idempotency.js';
@@ -70,10 +69,10 @@ import { StateClient } from './gateway/state.js';
 import { ContextClient } from './gateway/context.js';
 import { GatewayClient, type GatewayClientOptions } from './gateway/gateway.js';
 import { Edge, type EdgeOptions } from './http/edge.js';
-import { HttpMetrics } from './http/metrics.js';
+import { createMetrics } from './http/metrics.js';
 import type { StreamOptions } from './http/sse.js';
 import type { Log } from './lib/log.js';
-import { Loop } from './lib/loop.js';
+import { jobMeter, Loop } from './lib/loop.js';
 import { EgressProxy } from './link/egress.js';
 import { LinkHost } from './link/host.js';
 import { LlmGateway } from './llm/gateway.js';
@@ -83,6 +82,7 @@ import { Reconciler, type ReconcilerOptions } from './reconciler/reconciler.js';
 import type { Runtime } from './runtime/runtime.js';
 import type { KeyFiles } from './vault/key-files.js';
 import type { Vault } from './vault/vault.js';
+import { createWatching } from './watching.js';
 
 export interface AppOptions extends EventTimes {
   config: Config;
@@ -145,7 +145,8 @@ export function createApp(options: AppOptions): App {
   const idempotency = new Idempotency({ db, vault });
   const audit = new Audit({ db, vault, log, installationId: installation.id, processId });
 
-  const llm = new LlmGateway({ providers, log, ledger: usage, agents: new AgentModels({ db }) });
+  const metrics = createMetrics(version);
+  const llm = new LlmGateway({ providers, log, meters: metrics, ledger: usage, agents: new AgentModels({ db }) });
   let stopping = false;
   const lookAgain = (deploymentId: string) => {
     work.lookAgain([deploymentId]).catch((error: unknown) => log.error({ err: error }, 'a deployment could not be marked'));
@@ -161,6 +162,7 @@ export function createApp(options: AppOptions): App {
     dir: config.linkDir,
     processId,
     log,
+    meters: metrics,
     handler: (identity, request, response) => {
       // What was nobody's when its listener was opened may be somebody's by now.
       if (identity.userId !== '') return llm.handle(identity, request, response);
@@ -184,7 +186,7 @@ export function createApp(options: AppOptions): App {
         .catch((error: unknown) => log.error({ err: error }, 'abuse could not be noted'));
     },
   });
-  const gateway = new GatewayClient({ links, ...(options.gateway ? { limits: options.gateway } : {}) });
+  const gateway = new GatewayClient({ links, meters: metrics, ...(options.gateway ? { limits: options.gateway } : {}) });
 
   const deployments = new Deployments({ db, bus, takeUid });
   const admission = admissionOf(config, { db, bus, tiers, host: options.host });
@@ -235,16 +237,8 @@ export function createApp(options: AppOptions): App {
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
   const logs = new Logs({ db, bus, runtime, secrets: userSecrets });
   const vitals = new Vitals({ db, bus, runtime, files: fileClient, log, everyS: options.vitals?.everyS ?? 60 });
-  const explain = new Explain({
-    db,
-    runtime,
-    logs,
-    deployments,
-    checkModel,
-    reaches: (instanceId) => gateway.reaches(instanceId),
-  });
-  const health = new Health({ db, runtime });
-  const metrics = new HttpMetrics(undefined, { process: true });
+  const explain = new Explain({ db, runtime, logs, deployments, checkModel, reaches: (id) => gateway.reaches(id) });
+  const { health, figures } = createWatching({ db, runtime, config, vault, links, audit, metrics });
 
   const rotation = new VaultRotation({
     db,
@@ -270,6 +264,7 @@ export function createApp(options: AppOptions): App {
     configs,
     deployments,
     explain,
+    figures,
     files,
     health,
     heartbeats,
@@ -334,14 +329,16 @@ export function createApp(options: AppOptions): App {
     image,
     bus,
     log,
+    meters: metrics,
     orphanGraceMs,
     ...options.reconciler,
   });
-  const linkSync = new Loop(linkSyncJob({ work, links, log, onEnded: (instanceId) => egress.forget(instanceId) }), log);
-  const admit = new Loop(admitJob(admission), log);
-  const erase = new Loop(eraseUsersJob(users), log);
+  const note = jobMeter(metrics);
+  const linkSync = new Loop(linkSyncJob({ work, links, log, onEnded: (instanceId) => egress.forget(instanceId) }), log, note);
+  const admit = new Loop(admitJob(admission), log, note);
+  const erase = new Loop(eraseUsersJob(users), log, note);
   const moves = new AgentMoves({ db, log, deployments, state });
-  const rotate = new Loop(rotateVaultJob(rotation), log);
+  const rotate = new Loop(rotateVaultJob(rotation), log, note);
   const loops = [
     rotate,
     linkSync,
@@ -364,10 +361,8 @@ export function createApp(options: AppOptions): App {
       pruneTrafficJob(traffic),
       ...events.jobs,
       recheckEgressJob(egress),
-      sealAuditJob(audit),
-      tidyAuditJob(audit),
-      forgetStrangersJob(audit),
-    ].map((job) => new Loop(job, log)),
+      ...auditJobs(audit),
+    ].map((job) => new Loop(job, log, note)),
   ];
 
   return {

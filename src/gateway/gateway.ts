@@ -1,9 +1,11 @@
 import type { Readable } from 'node:stream';
 import { AppError, NotSent } from '../lib/errors.js';
+import { type Meters, NO_METERS } from '../lib/meters.js';
 import { traceHeaders } from '../lib/trace.js';
 import type { LinkHost } from '../link/host.js';
 import type { Link, LinkResponse } from '../link/link.js';
 import type { InstanceConfig, PackageSource } from './instance-config.js';
+import { noteTurn, type TurnMeters, turnMeters } from './turn-meters.js';
 import { DEFAULT_STREAM_LIMITS, type GatewayEvent, readGatewayStream, type StreamLimits } from './stream.js';
 
 export type { GatewayEvent } from './stream.js';
@@ -40,14 +42,17 @@ const ANSWER_LIMIT_BYTES = 1024 * 1024;
 export interface GatewayClientOptions {
   links: LinkHost;
   limits?: Partial<StreamLimits & { headersMs: number }>;
+  meters?: Meters;
 }
 
 /** Client of the gateways inside instances, each reached over its link. All answers are hostile input: capped, timed, checked. */
 export class GatewayClient {
   readonly #links: LinkHost;
   readonly #limits: StreamLimits & { headersMs: number };
+  readonly #meters: TurnMeters;
 
-  constructor({ links, limits }: GatewayClientOptions) {
+  constructor({ links, limits, meters = NO_METERS }: GatewayClientOptions) {
+    this.#meters = turnMeters(meters);
     this.#links = links;
     this.#limits = { ...DEFAULT_STREAM_LIMITS, headersMs: TURN_HEADERS_TIMEOUT_MS, ...limits };
   }
@@ -153,6 +158,7 @@ export class GatewayClient {
       stream_options: { include_usage: true },
       ...(turn.user === undefined ? {} : { user: turn.user }),
     };
+    const beganMs = performance.now();
     const response = await this.#link(instanceId).request({
       method: 'POST',
       path: '/v1/chat/completions',
@@ -167,7 +173,8 @@ export class GatewayClient {
       timeoutMs: this.#limits.headersMs,
       signal,
     });
-    if (response.status === 200) return readGatewayStream(response.body, this.#limits);
+    if (response.status === 200)
+      return noteTurn(readGatewayStream(response.body, this.#limits), response.body, beganMs, this.#meters);
     throw await refusal(response);
   }
 

@@ -1,4 +1,5 @@
 import type { Log } from './log.js';
+import { type Meters, NO_METERS } from './meters.js';
 import { messageOf } from './errors.js';
 
 export interface Job {
@@ -8,18 +9,33 @@ export interface Job {
   run(signal: AbortSignal): Promise<void>;
 }
 
+/** Says how long runs of jobs took, and how they ended. One for all loops of a process. */
+export type NoteRun = (labels: { job: string; outcome: 'done' | 'failed' }, seconds: number) => void;
+
+export function jobMeter(meters: Meters): NoteRun {
+  return meters.histogram({
+    name: 'berth_job_duration_seconds',
+    help: 'Runs of the jobs that Berth does by itself.',
+    labels: ['job', 'outcome'],
+  });
+}
+
+const NOTE_NOTHING = jobMeter(NO_METERS);
+
 /** Runs a job every `everyMs` and whenever woken, never twice at once; a wake during a run causes one more run. */
 export class Loop {
   readonly #job: Job;
   readonly #log: Log;
+  readonly #note: NoteRun;
   readonly #stop = new AbortController();
   #woken = false;
   #wakeUp: (() => void) | undefined;
   #done: Promise<void> | undefined;
 
-  constructor(job: Job, log: Log) {
+  constructor(job: Job, log: Log, note: NoteRun = NOTE_NOTHING) {
     this.#job = job;
     this.#log = log;
+    this.#note = note;
   }
 
   start(): void {
@@ -42,11 +58,15 @@ export class Loop {
   async #runUntilStopped(): Promise<void> {
     while (!this.#stop.signal.aborted) {
       this.#woken = false;
+      const beganMs = performance.now();
+      let outcome: 'done' | 'failed' = 'done';
       try {
         await this.#job.run(this.#stop.signal);
       } catch (error) {
+        outcome = 'failed';
         if (!this.#stop.signal.aborted) this.#log.error({ job: this.#job.name, err: error }, `job failed: ${messageOf(error)}`);
       }
+      this.#note({ job: this.#job.name, outcome }, (performance.now() - beganMs) / 1000);
       await this.#sleep();
     }
   }

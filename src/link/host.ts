@@ -1,6 +1,7 @@
 import path from 'node:path';
 import { AppError } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
+import { type Meters, NO_METERS } from '../lib/meters.js';
 import {
   checkLinkDir,
   folderOf,
@@ -29,6 +30,7 @@ export interface LinkHostOptions {
   onDown?(identity: LinkIdentity, reason: string): void;
   onAbuse?(abuse: LinkAbuse): void;
   limits?: Partial<LinkLimits>;
+  meters?: Meters;
 }
 
 interface Waiter {
@@ -41,6 +43,7 @@ export class LinkHost {
   readonly #options: LinkHostOptions;
   readonly #limits: LinkLimits;
   readonly #log: Log;
+  readonly #noteCut: () => void;
   readonly #listeners = new Map<string, InstanceListener>();
   readonly #opening = new Map<string, Promise<unknown>>();
   readonly #waiters = new Map<string, Set<Waiter>>();
@@ -54,6 +57,9 @@ export class LinkHost {
     this.#options = { ...options, dir: path.resolve(options.dir) };
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
     this.#log = options.log;
+    const help = 'Links that were cut for what they did.';
+    const count = (options.meters ?? NO_METERS).counter({ name: 'berth_link_cuts_total', help });
+    this.#noteCut = () => count({});
   }
 
   /**
@@ -192,7 +198,10 @@ export class LinkHost {
       egress: this.#options.egress,
       onUp: (link) => this.#onUp(identity, link),
       onDown: (link, reason) => this.#onDown(identity, link, reason),
-      onAbuse: (reason) => this.#options.onAbuse?.({ identity, reason }),
+      onAbuse: (reason) => {
+        this.#noteCut();
+        this.#options.onAbuse?.({ identity, reason });
+      },
     });
     const stale = await removeStaleSockets(folder);
     if (stale.length > 0) this.#log.info({ instanceId: identity.instanceId, stale }, 'removed sockets of dead processes');

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
 import { Assembler } from './assemble.js';
+import type { CallMeters } from './call-meters.js';
 import { Meter, type CallEnd } from './meter.js';
 import { openAiErrorOf } from './openai-error.js';
 import type { GatewayLimits, UsageLedger, UsageOutcome } from './ports.js';
@@ -20,6 +21,7 @@ export interface CallOptions {
   ledger: UsageLedger;
   limits: GatewayLimits;
   log: Log;
+  meters: CallMeters;
   /** What log lines say of the call. Not a child logger: making one costs more than relaying ten chunks. */
   about: object;
 }
@@ -47,10 +49,16 @@ export class LlmCall {
     const answer = this.#options.stream ? this.#streamed() : this.#whole();
     let thrown: unknown;
     let asked = false;
+    let heard = false;
+    const { meters, provider } = this.#options;
+    const beganMs = performance.now();
+    const seconds = () => (performance.now() - beganMs) / 1000;
     try {
       signal.throwIfAborted();
       asked = true;
-      for await (const chunk of this.#options.provider.stream(this.#options.request, signal)) {
+      for await (const chunk of provider.stream(this.#options.request, signal)) {
+        if (!heard) meters.firstChunk(provider.name, seconds());
+        heard = true;
         this.#meter.add(chunk);
         const behind = answer.add(chunk);
         if (behind) await behind;
@@ -60,6 +68,7 @@ export class LlmCall {
       thrown = error ?? new Error('nothing was thrown');
     }
     const outcome = this.#outcome(thrown, asked, signal);
+    meters.ended(provider.name, outcome, seconds());
     const settled = this.#settle(outcome);
     this.#finish(answer, thrown, outcome);
     await settled;

@@ -1,9 +1,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { messageOf } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
+import { type Meters, NO_METERS } from '../lib/meters.js';
 import { inTrace, traceFrom } from '../lib/trace.js';
 import { readBody } from './body.js';
 import { LlmCall } from './call.js';
+import { type CallMeters, callMeters } from './call-meters.js';
 import { parseChat, type ValidChat } from './chat-request.js';
 import { jsonCost } from './json-cost.js';
 import { openAiErrorOf, RequestError } from './openai-error.js';
@@ -35,6 +37,7 @@ export interface GatewayOptions {
   ledger: UsageLedger;
   agents: AgentDirectory;
   limits?: Partial<GatewayLimits>;
+  meters?: Meters;
 }
 
 /** Deeper than any schema of a tool, and shallow enough for whatever recurses. */
@@ -56,6 +59,7 @@ export class LlmGateway {
   readonly #agents: AgentDirectory;
   readonly #limits: GatewayLimits;
   readonly #slots: Slots;
+  readonly #meters: CallMeters;
   readonly #running = new Set<Promise<void>>();
   /** One per call: a signal shared by all would gather a listener of each. */
   readonly #cancels = new Set<AbortController>();
@@ -68,6 +72,7 @@ export class LlmGateway {
     this.#agents = options.agents;
     this.#limits = { ...DEFAULT_GATEWAY_LIMITS, ...options.limits };
     this.#slots = new Slots(this.#limits);
+    this.#meters = callMeters(options.meters ?? NO_METERS, () => this.active);
   }
 
   /** Calls that have begun and whose row is not settled yet. */
@@ -156,6 +161,7 @@ export class LlmGateway {
       ledger: this.#ledger,
       limits: this.#limits,
       log: this.#log,
+      meters: this.#meters,
       about: { usageId, instanceId, provider: provider.name, model: fullName },
     });
   }

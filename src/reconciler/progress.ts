@@ -4,10 +4,13 @@ import type { Clock } from '../lib/clock.js';
 /** The stages of one attempt with their times, as `deploy/status` shows them. */
 export class Progress {
   readonly #clock: Clock;
+  /** Told of each stage that ends, and how many milliseconds it took. */
+  readonly #onEnd: (stage: Stage, ms: number) => void;
   #stages: StageTiming[];
 
-  constructor(clock: Clock, stages: StageTiming[]) {
+  constructor(clock: Clock, stages: StageTiming[], onEnd: (stage: Stage, ms: number) => void = () => undefined) {
     this.#clock = clock;
+    this.#onEnd = onEnd;
     this.#stages = stages;
   }
 
@@ -34,15 +37,20 @@ export class Progress {
 
   #queued(nowMs: number, since: Date | undefined): StageTiming[] {
     if (since === undefined) return this.#stages.filter((timing) => timing.stage === 'queued');
-    return [{ stage: 'queued', started_at: since.toISOString(), ms: Math.max(0, nowMs - since.getTime()) }];
+    const ms = Math.max(0, nowMs - since.getTime());
+    this.#onEnd('queued', ms);
+    return [{ stage: 'queued', started_at: since.toISOString(), ms }];
   }
 
   /** Closes the stage that runs: the attempt ended in it. */
   close(): StageTiming[] {
     const nowMs = this.#clock.now();
-    this.#stages = this.#stages.map((timing) =>
-      timing.ms === undefined ? { ...timing, ms: Math.max(0, nowMs - Date.parse(timing.started_at)) } : timing,
-    );
+    this.#stages = this.#stages.map((timing) => {
+      if (timing.ms !== undefined) return timing;
+      const ms = Math.max(0, nowMs - Date.parse(timing.started_at));
+      this.#onEnd(timing.stage, ms);
+      return { ...timing, ms };
+    });
     return this.#stages;
   }
 }

@@ -5,11 +5,13 @@ import { backoffMs } from '../lib/backoff.js';
 import { type Clock, systemClock } from '../lib/clock.js';
 import { AppError, messageOf, NotSent } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
-import { Loop } from '../lib/loop.js';
+import { jobMeter, Loop } from '../lib/loop.js';
+import { type Meters, NO_METERS } from '../lib/meters.js';
 import { Apply, type Hands, type Next, STEADY_MS } from './apply.js';
 import { Sweep } from './observe.js';
 import { plan, type Situation, type Step } from './plan.js';
 import { Progress } from './progress.js';
+import { type Noted, reconcilerMeters } from './reconciler-meters.js';
 import { isDiskBehind, isOverfull, limitsOf, limitsText, specHashOf, wishOf } from './spec.js';
 import { Unlinked } from './unlinked.js';
 
@@ -21,6 +23,7 @@ export interface ReconcilerOptions extends Hands {
   /** How long one that took another's place must have run before the other is let go. */
   probationMs: number;
   clock?: Clock;
+  meters?: Meters;
   /** Deployments worked on at once by this process. */
   concurrency?: number;
   passEveryMs?: number;
@@ -54,6 +57,7 @@ export class Reconciler {
   readonly #apply: Apply;
   readonly #clock: Clock;
   readonly #sweep: Sweep;
+  readonly #noted: Noted;
   readonly #loops: Loop[];
   readonly #passes: Loop;
   readonly #busy = new Map<string, Promise<void>>();
@@ -66,13 +70,15 @@ export class Reconciler {
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
     this.#apply = new Apply(options);
-    const { work, runtime, links, log, orphanGraceMs } = options;
+    const { work, runtime, links, log, orphanGraceMs, meters = NO_METERS } = options;
+    this.#noted = reconcilerMeters(meters, () => this.#busy.size);
+    const note = jobMeter(meters);
     this.#sweep = new Sweep({ work, runtime, links, log, orphanGraceMs, now: () => performance.now() });
-    this.#passes = new Loop({ name: 'reconcile', everyMs: options.passEveryMs ?? 1_000, run: () => this.pass() }, log);
+    this.#passes = new Loop({ name: 'reconcile', everyMs: options.passEveryMs ?? 1_000, run: () => this.pass() }, log, note);
     this.#loops = [
       this.#passes,
-      new Loop({ name: 'sweep', everyMs: options.sweepEveryMs ?? 30_000, run: () => this.#sweep.run() }, log),
-      new Loop({ name: 'renew leases', everyMs: RENEW_EVERY_MS, run: () => work.renew([...this.#busy.keys()]) }, log),
+      new Loop({ name: 'sweep', everyMs: options.sweepEveryMs ?? 30_000, run: () => this.#sweep.run() }, log, note),
+      new Loop({ name: 'renew leases', everyMs: RENEW_EVERY_MS, run: () => work.renew([...this.#busy.keys()]) }, log, note),
     ];
   }
 
@@ -111,10 +117,15 @@ export class Reconciler {
 
   async #workOn(lease: Lease): Promise<void> {
     const { work, log } = this.#options;
+    const beganMs = performance.now();
+    const note = (outcome: 'done' | 'failed' | 'lost') => this.#noted.work({ outcome }, (performance.now() - beganMs) / 1000);
     try {
       const leased = await work.read(lease);
-      await work.release(lease, leased, await this.#toTheEnd(lease, leased));
+      const end = await this.#toTheEnd(lease, leased);
+      await work.release(lease, leased, end);
+      note(end.failed ? 'failed' : 'done');
     } catch (error) {
+      note('lost');
       if (error instanceof LeaseLost) return;
       log.error({ deployment: lease.deploymentId, err: error }, `reconciling failed: ${messageOf(error)}`);
     }
@@ -122,12 +133,13 @@ export class Reconciler {
 
   /** Steps until settled, waiting or failed. */
   async #toTheEnd(lease: Lease, first: Leased): Promise<End> {
-    const progress = new Progress(this.#clock, first.deployment.stages);
+    const progress = new Progress(this.#clock, first.deployment.stages, this.#noted.stage);
     let leased = first;
     let known: Known | undefined;
     try {
       for (let n = 0; n < STEPS_AT_MOST && !this.#stop.signal.aborted; n++) {
         const step = await this.#nextStep(leased, known);
+        this.#noted.step({ step: step.do });
         const next = await this.#take(step, lease, leased, progress);
         if (next !== 'again' && 'dueInMs' in next) return next;
         known = next === 'again' ? undefined : next;

@@ -65,3 +65,10 @@ test('without one, or with one that is none, Berth begins it', async () => {
   expect(idsIn(upstream.requests.at(-1)?.headers.traceparent)[1]).toBe(traceId);
   expect(idsIn((await app.get('/health')).headers.get('traceresponse'))[1]).not.toBe(traceId);
 });
+
+test('what was asked of the provider is counted', async () => {
+  const { text } = await app.get('/metrics');
+  expect(text).toMatch(/^berth_llm_call_duration_seconds_count\{provider="openai",status="finished"\} 2$/m);
+  expect(text).toMatch(/^berth_llm_first_chunk_seconds_count\{provider="openai"\} 2$/m);
+  expect(text).toMatch(/^berth_llm_tokens_total\{provider="openai",kind="completion"\} 14$/m);
+});

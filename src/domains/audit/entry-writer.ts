@@ -37,6 +37,8 @@ interface Waiting {
 const AT_ONCE = 200;
 /** Entries that nobody waits for and that cannot be written, as while the database is away. */
 const KEPT_AT_MOST = 10_000;
+/** What nobody waits for lets others come first, so that it goes along with them. */
+const LINGER_MS = 50;
 const RETRY = { firstMs: 100, maxMs: 5_000 };
 
 /** Where an entry's personal part is sealed for. */
@@ -54,7 +56,7 @@ export class EntryWriter {
   #running: Promise<void> | undefined;
   #failures = 0;
   #lost = 0;
-  #retry: NodeJS.Timeout | undefined;
+  #later: NodeJS.Timeout | undefined;
 
   constructor(options: EntryWriterOptions) {
     this.#options = options;
@@ -87,21 +89,24 @@ export class EntryWriter {
       return;
     }
     this.#waiting.push({ draft, settle: undefined });
-    this.#go();
+    this.#goLater(LINGER_MS);
   }
 
   /** Until nothing is left, or it cannot be written. */
   async flush(): Promise<void> {
-    clearTimeout(this.#retry);
-    this.#retry = undefined;
     this.#go();
     await this.#running;
-    clearTimeout(this.#retry);
+    clearTimeout(this.#later);
   }
 
   #go(): void {
-    if (this.#retry !== undefined && this.#waiting.every(({ settle }) => settle === undefined)) return;
+    clearTimeout(this.#later);
+    this.#later = undefined;
     this.#running ??= this.#run();
+  }
+
+  #goLater(ms: number): void {
+    this.#later ??= setTimeout(() => this.#go(), ms).unref();
   }
 
   async #run(): Promise<void> {
@@ -126,13 +131,7 @@ export class EntryWriter {
     for (const { settle } of some) settle?.(error);
     this.#waiting.unshift(...some.filter(({ settle }) => settle === undefined));
     this.#options.log.error({ err: error, waiting: this.#waiting.length }, `audit entries wait: ${messageOf(error)}`);
-    this.#retry = setTimeout(
-      () => {
-        this.#retry = undefined;
-        this.#go();
-      },
-      backoffMs(++this.#failures, RETRY),
-    ).unref();
+    this.#goLater(backoffMs(++this.#failures, RETRY));
   }
 
   async #insert(drafts: Draft[]): Promise<void> {

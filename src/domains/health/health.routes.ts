@@ -1,15 +1,13 @@
 import { z } from '@hono/zod-openapi';
 import { json } from '../../http/page.js';
 import { createRouter, route } from '../../http/router.js';
+import type { Figures } from './figures.js';
 import type { Health } from './health.js';
-
-const Part = z.object({ status: z.enum(['ok', 'unavailable']), detail: z.string() });
-const Ready = z
-  .object({ status: z.enum(['ready', 'degraded', 'unavailable']), parts: z.object({ database: Part, engine: Part }) })
-  .openapi('Ready');
+import { MonitoringAnswer, ReadyAnswer, SystemAnswer } from './health.schema.js';
 
 export interface HealthRoutesOptions {
   health: Health;
+  figures: Figures;
   version: string;
 }
 
@@ -32,7 +30,7 @@ export function livenessRoutes() {
 }
 
 /** The same under the API's base, with who answers. */
-export function healthRoutes({ version }: Pick<HealthRoutesOptions, 'version'>) {
+export function healthRoutes({ health, figures, version }: HealthRoutesOptions) {
   const router = createRouter();
   router.openapi(
     route({
@@ -46,6 +44,42 @@ export function healthRoutes({ version }: Pick<HealthRoutesOptions, 'version'>) 
       responses: { 200: json('It is.', z.object({ status: z.literal('ok'), service: z.literal('berth'), version: z.string() })) },
     }),
     (c) => c.json({ status: 'ok' as const, service: 'berth' as const, version }, 200),
+  );
+
+  router.openapi(
+    route({
+      method: 'get',
+      path: '/settings/health',
+      access: 'admin',
+      tags: ['Health'],
+      summary: 'What Berth depends on, part by part; 200 whatever is found',
+      responses: { 200: json('What was found.', ReadyAnswer) },
+    }),
+    async (c) => c.json(await health.ready(), 200),
+  );
+
+  router.openapi(
+    route({
+      method: 'get',
+      path: '/monitoring/health',
+      access: 'admin',
+      tags: ['Health'],
+      summary: 'The same with the figures of the installation',
+      responses: { 200: json('What was found; without figures where the database is away.', MonitoringAnswer) },
+    }),
+    async (c) => c.json({ ...(await health.ready()), figures: await figures.read().catch(() => null) }, 200),
+  );
+
+  router.openapi(
+    route({
+      method: 'get',
+      path: '/system/metrics',
+      access: 'admin',
+      tags: ['Health'],
+      summary: 'How much there is of everything; counted every ten seconds at most. `GET /metrics` has more, for Prometheus',
+      responses: { 200: json('The figures.', SystemAnswer) },
+    }),
+    async (c) => c.json(await figures.read(), 200),
   );
   return router;
 }
@@ -61,8 +95,11 @@ export function readyRoutes({ health }: Pick<HealthRoutesOptions, 'health'>) {
       tags: ['Health'],
       summary: 'Whether Berth can do its work, dependency by dependency',
       responses: {
-        200: json('Ready; or `degraded`: the engine is away, and all that needs no new container works.', Ready),
-        503: json('The database is away.', Ready),
+        200: json(
+          'Ready; or `degraded`: the engine is away, the link folder cannot be written or the disk is nearly full.',
+          ReadyAnswer,
+        ),
+        503: json('The database is away, or sealed with a key that is not here.', ReadyAnswer),
       },
     }),
     async (c) => {

@@ -1,0 +1,34 @@
+import type { Readable } from 'node:stream';
+import type { Meters } from '../lib/meters.js';
+
+/** What turns count, as they are relayed. */
+export interface TurnMeters {
+  first(seconds: number): void;
+  whole(seconds: number): void;
+}
+
+export function turnMeters(meters: Meters): TurnMeters {
+  const first = meters.histogram({
+    name: 'berth_relay_first_event_seconds',
+    help: 'From a turn being asked of an instance to the first thing that it says.',
+  });
+  const whole = meters.histogram({
+    name: 'berth_relay_turn_duration_seconds',
+    help: 'From a turn being asked of an instance to the end of its stream, whatever ended it.',
+  });
+  return { first: (seconds) => first({}, seconds), whole: (seconds) => whole({}, seconds) };
+}
+
+/** Only the first event and the end pay for being timed. */
+export function noteTurn<T>(events: AsyncGenerator<T>, body: Readable, beganMs: number, meters: TurnMeters): AsyncGenerator<T> {
+  const seconds = () => (performance.now() - beganMs) / 1000;
+  const next = events.next.bind(events);
+  events.next = async (...args) => {
+    events.next = next;
+    const first = await next(...args);
+    meters.first(seconds());
+    return first;
+  };
+  body.once('close', () => meters.whole(seconds()));
+  return events;
+}
