@@ -30,7 +30,12 @@ export const admission: Bench = async ({ scope, scaled, databases }) => {
         rounds,
       ),
     );
-    const deployments = new Deployments({ db, bus, takeUid: () => Promise.reject(new Error('none is made here')) });
+    const deployments = new Deployments({
+      db,
+      bus,
+      image: 'bench',
+      takeUid: () => Promise.reject(new Error('none is made here')),
+    });
     reports.push(await askForPlace(deployments, db, kind, rounds));
     await scope.close();
   }

@@ -11,6 +11,7 @@ import * as idle from './0009_idle.js';
 import * as pool from './0010_pool.js';
 import * as replacement from './0011_replacement.js';
 import * as snapshots from './0012_snapshots.js';
+import * as revisions from './0013_revisions.js';
 import * as limits from './0014_limits.js';
 import * as events from './0015_events.js';
 import * as webhooks from './0016_webhooks.js';
@@ -30,6 +31,7 @@ export const migrations: Record<string, Migration> = {
   '0010_pool': pool,
   '0011_replacement': replacement,
   '0012_snapshots': snapshots,
+  '0013_revisions': revisions,
   '0014_limits': limits,
   '0015_events': events,
   '0016_webhooks': webhooks,

@@ -54,6 +54,7 @@ import { Tiers } from './domains/tiers/tiers.js';
 import { Traffic } from './domains/traffic/traffic.js';
 import { pruneTrafficJob, recheckEgressJob, writeTrafficJob } from './domains/traffic/traffic.jobs.js';
 import { rotateVaultJob } from './domains/vault-rotation/vault-rotation.jobs.js';
+import { Revisions } from './domains/revisions/revisions.js';
 import { Rollouts } from './domains/rollouts/rollouts.js';
 import { advanceRolloutsJob } from './domains/rollouts/rollouts.jobs.js';
 import { VaultRotation } from './domains/vault-rotation/vault-rotation.js';
@@ -188,7 +189,7 @@ export function createApp(options: AppOptions): App {
   });
   const gateway = new GatewayClient({ links, meters: metrics, ...(options.gateway ? { limits: options.gateway } : {}) });
 
-  const deployments = new Deployments({ db, bus, takeUid });
+  const deployments = new Deployments({ db, bus, takeUid, image: config.agentImage });
   const admission = admissionOf(config, { db, bus, tiers, host: options.host });
   const pool = new Pool({ db, bus, takeUid, size: config.poolSize, hasRoom: () => admission.hasRoomForPool() });
   const checkModel = (model: string) => void registry.resolve(model);
@@ -253,6 +254,7 @@ export function createApp(options: AppOptions): App {
     keyCheck: readKeyCheck,
   });
 
+  const revisions = new Revisions({ db, agents, configs, deployments, tiers, images: config.agentImages });
   const rollouts = new Rollouts({ db, deployments, images: [config.agentImage, ...config.agentImages] });
 
   const api = createApi({
@@ -274,6 +276,7 @@ export function createApp(options: AppOptions): App {
     metrics,
     plugins,
     publicUrl: config.publicUrl,
+    revisions,
     rotation,
     rollouts,
     secrets: userSecrets,
@@ -379,8 +382,8 @@ export function createApp(options: AppOptions): App {
       bus.subscribe('deployment', (id) => {
         egress.recheck(id).catch((error: unknown) => log.error({ err: error }, 'egress could not be held to its policy'));
       });
-      await deployments.forgetImages([image, ...config.agentImages]);
       events.start();
+      await deployments.adoptImages([image, ...config.agentImages]);
       for (const loop of loops) loop.start();
       reconciler.start();
     },

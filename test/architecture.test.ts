@@ -89,6 +89,7 @@ const OWNERS: Record<string, string> = {
   turns: 'chat',
   deployments: 'deployments',
   instances: 'deployments',
+  deployment_revisions: 'deployments',
   idempotency_keys: 'idempotency',
   installation: 'installation',
   plugins: 'plugins',

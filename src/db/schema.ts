@@ -9,8 +9,8 @@ import type {
 import type { ApiKeysTable } from '../domains/api-keys/api-keys.table.js';
 import type { ConversationsTable, TurnsTable } from '../domains/chat/chat.table.js';
 import type { AgentConfigsTable } from '../domains/configs/configs.table.js';
-import type { DeploymentsTable, InstancesTable } from '../domains/deployments/deployments.table.js';
 import type { SocketTicketsTable } from '../domains/events/events.table.js';
+import type { DeploymentRevisionsTable, DeploymentsTable, InstancesTable } from '../domains/deployments/deployments.table.js';
 import type { HeartbeatRunsTable, HeartbeatsTable } from '../domains/heartbeats/heartbeats.table.js';
 import type { IdempotencyKeysTable } from '../domains/idempotency/idempotency.table.js';
 import type { InstallationTable, ProcessesTable } from '../domains/installation/installation.table.js';
@@ -47,6 +47,7 @@ export interface Schema {
   audit_receipts: AuditReceiptsTable;
   conversations: ConversationsTable;
   deletions: DeletionsTable;
+  deployment_revisions: DeploymentRevisionsTable;
   deployments: DeploymentsTable;
   egress_traffic: EgressTrafficTable;
   event_counters: EventCountersTable;

@@ -26,6 +26,7 @@ export const ID_PREFIXES = [
   'whk',
   'whd',
   'aud',
+  'rev',
 ] as const;
 export type IdPrefix = (typeof ID_PREFIXES)[number];
 

@@ -104,6 +104,8 @@ export function plan(situation: Situation): Step {
 
 /** Another container is needed. One that serves goes on until that is ready; what may fail at it is the new one's. */
 function planOther(situation: Situation, instance: InstanceSituation, observed: Observed): Step {
+  // Whoever woke it is served by it at once, which a new one takes longer for.
+  if (situation.isRollable && situation.desired === 'running' && observed.state === 'paused') return { do: 'unpause' };
   const serves = observed.state === 'running' && instance.appliedVersion > 0;
   if (!situation.isRollable || !serves || situation.desired !== 'running') {
     return { do: 'end', why: 'replaced: what its container is made of changed', failed: false, graceMs: REPLACE_GRACE_MS };

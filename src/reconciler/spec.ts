@@ -23,6 +23,7 @@ export function specHashOf(leased: Leased, image: string): string {
     image: imageOf(leased, image),
     uid: deployment.uid,
     volume: deployment.volume,
+    ...(deployment.restarts > 0 ? { restarts: deployment.restarts } : {}),
   };
   return createHash('sha256').update(JSON.stringify(wish)).digest('hex').slice(0, 16);
 }

@@ -1,3 +1,4 @@
+import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { healthOf, wavesOf } from '../../src/domains/rollouts/waves.js';
 import { startApp, type TestApp } from '../support/app.js';
@@ -33,12 +34,16 @@ describe.each(databaseKinds)('a rollout (fake, %s)', (database) => {
     users = await Promise.all([0, 1, 2].map(() => app.user(undefined, 'business')));
     for (const user of users) deploymentIds.push((await app.agent(user, 'a')).deploymentId);
     for (const user of users) await app.ready(user);
-  }, 60_000);
+  }, 120_000);
   afterAll(async () => {
     await beside?.stop();
     await app.stop();
   });
 
+  /** So long that no wave begins by itself, and the way to have that time go by. */
+  const NEVER_S = 86_400;
+  const pauseGoesBy = (id: string) =>
+    sql`update rollouts set ready_at = now() - interval '1 day' where id = ${id}`.execute(app.database.db);
   const begin = (more: object) =>
     app.post('/api/v1/rollouts', app.adminKey, { canary: 0.3, pause_s: 0, least_health: 0.9, ...more });
   const get = async (id: string) => (await app.get(`/api/v1/rollouts/${id}`, app.adminKey)).json;
@@ -85,9 +90,10 @@ describe.each(databaseKinds)('a rollout (fake, %s)', (database) => {
   });
 
   test('stands still while it is paused, goes on, and is undone to what was there before', async () => {
-    const { id } = (await begin({ image: 'third', pause_s: 2 })).json;
+    const { id } = (await begin({ image: 'third', pause_s: NEVER_S })).json;
     await until(async () => (await get(id)).deployments.ready === 1, 'the canary');
     expect((await app.post(`/api/v1/rollouts/${id}/pause`, app.adminKey, undefined)).json.state).toBe('paused');
+    await pauseGoesBy(id);
     expect(await images()).toEqual(['other', 'other', 'third']);
     expect((await app.post(`/api/v1/rollouts/${id}/resume`, app.adminKey, undefined)).json.state).toBe('running');
     await until(async () => (await get(id)).deployments.ready === 2, 'the next wave');
@@ -101,17 +107,61 @@ describe.each(databaseKinds)('a rollout (fake, %s)', (database) => {
     expect(list.data.map((one: { state: string }) => one.state)).toEqual(['done', 'undone']);
   }, 60_000);
 
+  test('halts when turns fail on it, though its deployments are well', async () => {
+    const { id } = (await begin({ image: 'third', pause_s: NEVER_S })).json;
+    await until(async () => (await get(id)).deployments.ready === 1, 'the canary');
+    const { user_id: canary } = await app.database.db
+      .selectFrom('deployments')
+      .select('user_id')
+      .where('rolled_image', '=', 'third')
+      .executeTakeFirstOrThrow();
+    const gateways = [app, beside ?? app].map((one) => one.gateways);
+    // Ends without a word, as a gateway does that cannot work.
+    for (const one of gateways) one.script = (_, response) => void response.end();
+    const said = { messages: [{ role: 'user', content: 'hello' }] };
+    for (let n = 0; n < 10; n++) await app.post(`/api/v1/users/${canary}/agents/a/chat`, app.adminKey, said);
+    await untilState(id, 'halted');
+    for (const one of gateways) one.script = undefined;
+    expect(await get(id)).toMatchObject({ wave: 1, health: 0, deployments: { undone: 1, waiting: 2 } });
+    expect((await get(id)).reason).toBe('its health fell to 0.00, below 0.9');
+    await until(async () => (await images()).join() === all('other').join(), 'all to have what they had');
+  }, 60_000);
+
+  test('is undone also when it is done, and the history of each deployment says so', async () => {
+    const [{ id }] = (await app.get('/api/v1/rollouts', app.adminKey)).json.data;
+    expect((await app.post(`/api/v1/rollouts/${id}/undo`, app.adminKey, undefined)).json.state).toBe('undone');
+    await until(async () => (await images()).join() === all('usual').join(), 'all to have the usual image');
+    for (const user of users) await app.ready(user);
+    const path = `/api/v1/users/${users[0]!.id}/deployments/${deploymentIds[0]!}/revisions`;
+    const revisions = (await app.get(path, app.adminKey)).json.data;
+    const ofThis = revisions.filter((one: { reason: string | null }) => one.reason?.includes(id));
+    expect(ofThis).toMatchObject([
+      { actor: 'rollouts', reason: `rollout ${id} was undone`, image: 'usual', image_from: 'installation' },
+      { actor: 'rollouts', reason: `rollout ${id}`, image: 'other', image_from: 'rollout' },
+    ]);
+  }, 60_000);
+
   test('halts when a deployment does badly, says why, and nobody is the worse for it', async () => {
-    const before = await app.database.db.selectFrom('instances').select('id').where('ended_at', 'is', null).execute();
+    const before = await app.database.db
+      .selectFrom('instances')
+      .select('id')
+      .where('ended_at', 'is', null)
+      .orderBy('id')
+      .execute();
     app.engine.fail('create', { times: 1_000, error: new Error('no such image') });
     const { id } = (await begin({ image: 'third' })).json;
     await untilState(id, 'halted');
     expect(await get(id)).toMatchObject({ health: 0, deployments: { undone: 1, waiting: 2 } });
     expect((await get(id)).reason).toContain('the new instance was given up');
     for (const user of users) await app.ready(user);
-    const after = await app.database.db.selectFrom('instances').select('id').where('ended_at', 'is', null).execute();
+    const after = await app.database.db
+      .selectFrom('instances')
+      .select('id')
+      .where('ended_at', 'is', null)
+      .orderBy('id')
+      .execute();
     expect(after).toEqual(before);
-    expect(await images()).toEqual(all('other'));
+    expect(await images()).toEqual(all('usual'));
     await chats();
   }, 60_000);
 });

@@ -57,6 +57,8 @@ async function fixture(): Promise<Fixture> {
     params: {
       user: owner.id,
       agent: agent.name,
+      deployment: agent.deploymentId,
+      revision: '1',
       key: spare.id,
       plugin: plugin.id,
       id: 'spare',
@@ -127,7 +129,7 @@ describe('who may call what', () => {
     }
     expect(wrong).toEqual([]);
     await checkAudit();
-  }, 120_000);
+  }, 300_000);
 
   test('every path of the table of contents is in the document', async () => {
     const paths = new Set(cases.map((one) => one.path));

@@ -95,9 +95,10 @@ describe('two Berth processes', () => {
       const talkers = [first, second].map((app) =>
         new Talker(`${app.url}/api/v1/users/${user.id}/agents/a/chat`, first.adminKey).begin('hello'),
       );
-      for (const image of ['other', null]) {
+      const restart = () => first.post(`/api/v1/users/${user.id}/agents/a/restart`, first.adminKey, undefined);
+      for (const wish of [() => wishImage(first, deploymentId, 'other'), restart]) {
         const [before] = await liveInstances(first, deploymentId);
-        await wishImage(first, deploymentId, image);
+        await wish();
         await untilReplaced(first, deploymentId, before!.generation);
         expect((await liveInstances(first, deploymentId))[0]!.generation).toBe(before!.generation + 1);
         for (const talker of talkers) await talker.more(4);

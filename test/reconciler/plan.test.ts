@@ -70,6 +70,11 @@ describe('the plan', () => {
     ['was restarted from outside: noted, and told everything again', { observed: observed({ startedAt: 700 }) }, { do: 'start' }],
     ['knows an older config: told', { configVersion: 4 }, { do: 'configure' }],
     ['all as wished: settled', {}, { do: 'settle' }],
+    [
+      'of another image, paused, and in use again: thawed, to serve until the other is there',
+      { specHash: 'b', isRollable: true, observed: observed({ state: 'paused' }), linkUp: false },
+      { do: 'unpause' },
+    ],
     ['paused: thawed', { observed: observed({ state: 'paused' }), linkUp: false }, { do: 'unpause' }],
     ['removed from outside: ended, then admitted anew', { observed: undefined, linkUp: false }, { do: 'end', failed: true }],
     ['died: ended', { observed: observed({ state: 'exited', exitCode: 1 }), linkUp: false }, { do: 'end', failed: true }],

@@ -19,6 +19,7 @@ describe.each(databaseKinds)('a replacement (fake, %s)', (database) => {
   afterEach(() => {
     app.engine.delay('create', 0);
     app.engine.delay('stop', 0);
+    app.gateways.refuses = undefined;
   });
   afterAll(() => app.stop());
 
@@ -39,6 +40,24 @@ describe.each(databaseKinds)('a replacement (fake, %s)', (database) => {
     await until(async () => (await status()).reason?.startsWith('the new instance was given up') === true, 'the reason');
     expect((await current()).id).toBe(before.id);
     expect(await chat()).toBe(200);
+    await untilReplaced(app, deploymentId, before.generation);
+    await app.ready(user);
+    expect((await status()).reason).toBeNull();
+    expect(await chat()).toBe(200);
+  });
+
+  test('whose gateway refuses its config is undone and says why, and the old one serves all along', async () => {
+    const before = await current();
+    app.gateways.refuses = (spec) => (spec.image === 'other' ? 'this gateway knows no agents' : undefined);
+    await wishImage(app, deploymentId, 'other');
+    await until(
+      async () => (await status()).reason?.endsWith('refused its configuration: this gateway knows no agents') === true,
+      'the reason',
+    );
+    expect(await incoming()).toBeUndefined();
+    expect((await current()).id).toBe(before.id);
+    expect(await chat()).toBe(200);
+    app.gateways.refuses = undefined;
     await untilReplaced(app, deploymentId, before.generation);
     await app.ready(user);
     expect((await status()).reason).toBeNull();
@@ -117,6 +136,34 @@ describe.each(databaseKinds)('a replacement (fake, %s)', (database) => {
     expect(await chat()).toBe(200);
     const { instances } = await app.runtime.list();
     expect(instances.filter((one) => one.deploymentId === deploymentId)).toHaveLength(1);
+  });
+
+  const restart = () => app.post('/api/v1/agents/a/restart', user.key, undefined);
+
+  test('is what a restart is: of the same, one for each, and nothing is cut for it', async () => {
+    const before = await current();
+    const asked = await restart();
+    expect([asked.status, asked.json.status]).toEqual([202, 'deploying']);
+    expect(await chat()).toBe(200);
+    await untilReplaced(app, deploymentId, before.generation);
+    await app.ready(user);
+    expect((await app.get(`/api/v1/deployments/${deploymentId}`, user.key)).json).toMatchObject({
+      revision: 1,
+      instances: [
+        { image: 'berth-agent:latest', ended_at: null },
+        { image: 'berth-agent:latest', end_reason: expect.stringContaining('replaced') },
+      ],
+    });
+    await restart();
+    await untilReplaced(app, deploymentId, before.generation + 1);
+    expect(await chat()).toBe(200);
+  });
+
+  test('is not needed where a restart finds the agent stopped: it is started', async () => {
+    await app.post('/api/v1/agents/a/stop', user.key, undefined);
+    await until(async () => (await liveInstances(app, deploymentId)).length === 0, 'it to end');
+    expect((await restart()).json.status).not.toBe('stopped');
+    expect(await chat()).toBe(200);
   });
 
   test('takes along agents that come, change and go while it runs', async () => {

@@ -27,6 +27,8 @@ export class FakeGateways {
   /** Seconds that every instance says it must not be put to rest; `silent`: it does not answer the question. */
   busyS: number | 'silent' = 0;
   script: Script | undefined;
+  /** Why an instance takes no config, if it takes none. */
+  refuses: ((spec: InstanceSpec) => string | undefined) | undefined;
   /** Answers the calls for files, whose bodies it reads itself; without it there are none. */
   files: ((request: Http2ServerRequest, response: Http2ServerResponse) => void) | undefined;
   /** The programs of instances, by instance, so that a test can have them print something. */
@@ -86,7 +88,11 @@ export class FakeGateways {
     for await (const chunk of request) chunks.push(chunk as Buffer);
     const text = Buffer.concat(chunks).toString('utf8');
     const path = `${request.method} ${request.url}`;
-    if (path === 'PUT /berth/v1/config') {
+    const refusal = path === 'PUT /berth/v1/config' ? this.refuses?.(spec) : undefined;
+    if (refusal !== undefined) {
+      response.statusCode = 400;
+      response.end(JSON.stringify({ error: { message: refusal } }));
+    } else if (path === 'PUT /berth/v1/config') {
       const config = JSON.parse(text);
       this.configs.set(spec.instanceId, config);
       response.end(JSON.stringify({ version: config.version, agents: config.agents.map((agent: Agent) => agent.id) }));

@@ -124,6 +124,11 @@ export function agentsRoutes({ agents, publicUrl }: AgentsRoutesOptions) {
       'stopped',
       'Stop an agent: no turn of it runs; its container sleeps when no other agent needs it, its files stay within reach',
     ],
+    [
+      'restart',
+      'restarted',
+      'Begin an agent anew: another container takes the place of the one it is in, and of all agents there, as their turns end',
+    ],
   ] as const) {
     router.openapi(
       route({

@@ -9,14 +9,16 @@ import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
 import type { ApiKeys } from '../api-keys/api-keys.js';
-import type { Deployments } from '../deployments/deployments.js';
+import type { By, Deployments } from '../deployments/deployments.js';
 import type { NetworkPolicy } from '../deployments/deployments.table.js';
 import type { Tiers } from '../tiers/tiers.js';
 import type { AgentAnswer, CreateAgent, NewAgentAnswer, UpdateAgent } from './agents.schema.js';
 import * as store from './agents.store.js';
 import { answerOf, whyNot } from './answer.js';
 import type { Arrival } from './arrivals.js';
-import { deleteAgent, type Farewell } from './deletion.js';
+import { deleteAgents, type Farewell, placesOf } from './deletion.js';
+import { type Desire, Desires } from './desires.js';
+import { refuseTwins } from './twins.js';
 import { Reach, refuseStopped, type ReachedAgent, type ReachOptions, type Wait } from './reach.js';
 
 export type { AgentArrivals } from './arrivals.js';
@@ -69,11 +71,13 @@ export class Agents {
   readonly #options: AgentsOptions;
   readonly #db: Kysely<Schema>;
   readonly #reach: Reach;
+  readonly #desires: Desires;
 
   constructor(options: AgentsOptions) {
     this.#options = options;
     this.#db = options.db;
     const { bus, gateway, deployments } = options;
+    this.#desires = new Desires({ db: options.db, deployments });
     this.#reach = new Reach({ bus, gateway, routeOf: (userId, agentId) => this.route(userId, agentId), deployments });
   }
 
@@ -85,28 +89,40 @@ export class Agents {
     requestId: string,
     arrival?: Arrival,
   ): Promise<NewAgentAnswer[]> {
-    for (const [index, wish] of wishes.entries()) this.#check(wish, wishes, index);
+    const by = { actor: actorOf(caller), requestId };
     const made = await this.#db.transaction().execute(async (trx) => {
-      const total = await this.#makeRoom(trx, userId, wishes.length);
-      const created: { id: string; key: string; deploymentId: string }[] = [];
-      for (const wish of wishes) created.push(await this.#insert(trx, userId, wish, arrival));
-      if (total > FEW_AGENTS) await this.#options.checkRoom(trx, userId);
-      for (const { id } of created) await arrival?.comes(trx, id);
-      // Read before the commit: after it, a failure would lose keys that are shown this once.
-      const answers: NewAgentAnswer[] = [];
-      for (const { id, key } of created) answers.push({ ...answerOf(await this.#find(trx, userId, id)), api_key: key });
-      for (const { id, deploymentId } of created) {
-        await appendEvent(trx, userId, {
-          type: 'agent.created',
-          actor: actorOf(caller),
-          requestId,
-          payload: { agent_id: id, deployment_id: deploymentId },
-        });
-      }
+      const answers = await this.createIn(trx, userId, wishes, by, arrival);
+      const deploymentIds = answers.map((one) => one.deployment_id);
+      await this.#options.deployments.history.record(trx, userId, deploymentIds, by);
       return answers;
     });
     for (const id of new Set(made.map((one) => one.deployment_id))) this.#options.deployments.announce(id);
     return made;
+  }
+
+  /** As part of a change: whoever makes it records what it does to deployments, and announces them after its commit. */
+  async createIn(
+    trx: Transaction<Schema>,
+    userId: string,
+    wishes: CreateAgent[],
+    by: By,
+    arrival?: Arrival,
+  ): Promise<NewAgentAnswer[]> {
+    refuseTwins(wishes);
+    for (const { model } of wishes) if (model !== undefined) this.#options.checkModel(model);
+    const total = await this.#makeRoom(trx, userId, wishes.length);
+    const created: { id: string; key: string; deploymentId: string }[] = [];
+    for (const wish of wishes) created.push(await this.#insert(trx, userId, wish, arrival));
+    if (total > FEW_AGENTS) await this.#options.checkRoom(trx, userId);
+    for (const { id } of created) await arrival?.comes(trx, id);
+    // Read before the commit: after it, a failure would lose keys that are shown this once.
+    const answers: NewAgentAnswer[] = [];
+    for (const { id, key } of created) answers.push({ ...answerOf(await this.#find(trx, userId, id)), api_key: key });
+    for (const { id, deploymentId } of created) {
+      const payload = { agent_id: id, deployment_id: deploymentId };
+      await appendEvent(trx, userId, { type: 'agent.created', ...by, payload });
+    }
+    return answers;
   }
 
   async list(userId: string, page: PageRequest): Promise<Page<AgentAnswer>> {
@@ -137,12 +153,10 @@ export class Agents {
       if (!held) throw new AppError('precondition_failed', 'the agent has changed since that version');
       if ((wish.instructions?.length ?? 0) > (row.instructions?.length ?? 0)) await this.#options.checkRoom(trx, userId);
       const answer = await this.#find(trx, userId, row.id);
-      await appendEvent(trx, userId, {
-        type: 'agent.updated',
-        actor: actorOf(caller),
-        requestId,
-        payload: { agent_id: row.id, fields: Object.keys(wish) },
-      });
+      const by = { actor: actorOf(caller), requestId };
+      if (answer.model !== row.model) await this.#options.deployments.history.record(trx, userId, [row.deployment_id], by);
+      const payload = { agent_id: row.id, fields: Object.keys(wish) };
+      await appendEvent(trx, userId, { type: 'agent.updated', ...by, payload });
       return answer;
     });
     this.#options.deployments.announce(changed.deployment_id);
@@ -151,35 +165,22 @@ export class Agents {
 
   /** The agent is gone when this returns; its workspace goes with the next word to its gateway. */
   async delete(userId: string, agent: string, caller: Caller, requestId: string): Promise<{ id: string; name: string }> {
-    const row = await deleteAgent(this.#options, userId, agent, caller, requestId);
-    this.#options.bus.publish('agent', row.id);
-    this.announce([row.deployment_id, ...(row.moving_from === null ? [] : [row.moving_from])]);
-    return { id: row.id, name: row.name };
+    const [gone] = await this.deleteAll(userId, [agent], { actor: actorOf(caller), requestId });
+    if (!gone) throw new Error('no agent was deleted');
+    return { id: gone.id, name: gone.name };
   }
 
-  /** Whether the agent is to run. A deployment in which none is sleeps; its files stay within reach. Asking for what is so already changes nothing. */
-  async setDesire(
-    userId: string,
-    agent: string,
-    desired: 'running' | 'stopped',
-    caller: Caller,
-    requestId: string,
-  ): Promise<AgentAnswer> {
-    const after = await this.#db.transaction().execute(async (trx) => {
-      await this.#lockUser(trx, userId);
-      const before = await this.#find(trx, userId, agent);
-      if (before.desired === desired) return before;
-      await store.updateAgent(trx, userId, before.id, { desired }, undefined);
-      const configVersion = await this.#options.deployments.agentsDesireChanged(trx, userId, before.deployment_id);
-      await store.awaitVersion(trx, userId, { agentId: before.id }, configVersion);
-      const answer = await this.#find(trx, userId, before.id);
-      const type = desired === 'running' ? 'agent.started' : 'agent.stopped';
-      await appendEvent(trx, userId, { type, actor: actorOf(caller), requestId, payload: { agent_id: before.id } });
-      return answer;
-    });
-    this.announce([after.deployment_id]);
-    if (desired === 'running') await this.#options.deployments.wake(userId, after.deployment_id);
-    return answerOf(after);
+  /** Several at once, all or none. `check` may refuse it, within the transaction and before anything is changed. */
+  async deleteAll(userId: string, agents: string[], by: By, check?: (trx: Transaction<Schema>) => Promise<void>) {
+    const gone = await deleteAgents(this.#options, userId, agents, by, check);
+    for (const { id } of gone) this.#options.bus.publish('agent', id);
+    this.announce([...new Set(gone.flatMap(placesOf))]);
+    return gone;
+  }
+
+  /** Whether the agent is to run, or to be begun anew. */
+  async setDesire(userId: string, agent: string, wish: Desire, caller: Caller, requestId: string): Promise<AgentAnswer> {
+    return answerOf(await this.#desires.set(userId, agent, wish, { actor: actorOf(caller), requestId }));
   }
 
   /**
@@ -322,15 +323,6 @@ export class Agents {
   /** Part of the user's deletion. */
   async erase(trx: Transaction<Schema>, userId: string): Promise<void> {
     await store.deleteAllAgents(trx, userId);
-  }
-
-  #check(wish: CreateAgent, all: CreateAgent[], index: number): void {
-    if (all.findIndex((other) => other.name === wish.name) !== index) {
-      throw new AppError('conflict', 'two agents of one request have the same name', {
-        fields: [{ path: `${index}.name`, message: 'is named twice' }],
-      });
-    }
-    if (wish.model !== undefined) this.#options.checkModel(wish.model);
   }
 
   /** How many there will be; `limit_exceeded` where those are too many. */

@@ -8,12 +8,12 @@ import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
 import type { Agents } from '../agents/agents.js';
 import type { AgentAnswer } from '../agents/agents.schema.js';
-import type { Deployments } from '../deployments/deployments.js';
+import type { By, Deployments } from '../deployments/deployments.js';
 import type { ConfigAnswer, ConfigChanged, ConfigDocument, ConfigPatch, ConfigVersion } from './configs.schema.js';
 import * as store from './configs.store.js';
 import { changedFields, effectiveOf, type Ground, isToldToGateway, replacesContainer, settingsOf } from './effective.js';
 import { everyMs, type Heartbeat, HEARTBEAT_EVERY } from './heartbeat.schema.js';
-import { patchDocument } from './patch.js';
+import { patchDocument, type Return, returned } from './patch.js';
 import { Placing } from './placing.js';
 
 export interface ConfigsOptions {
@@ -148,6 +148,24 @@ export class Configs {
     );
   }
 
+  /** A patch as part of a change: whoever makes it records what it does to deployments, and announces the answered ones after its commit. */
+  async patchIn(trx: Transaction<Schema>, userId: string, agent: string, patch: ConfigPatch, by: By): Promise<string[]> {
+    return (await this.#changeIn(trx, userId, agent, (_, before) => patchDocument(before, patch), undefined, by)).touched;
+  }
+
+  /** Makes the config, and the container with it, what they were. As part of a change, like `patchIn`. */
+  async returnIn(trx: Transaction<Schema>, userId: string, agentName: string, to: Return, by: By): Promise<string[]> {
+    const wish: Wish = async (_, { isolation }, { id }) => {
+      const row = to.version === 0 ? undefined : await store.readVersion(trx, userId, id, to.version);
+      if (!row && to.version > 0) {
+        const message = `was at version ${to.version}, which is no longer kept`;
+        throw new AppError('conflict', `the config ${message}`, { fields: [{ path: 'config_version', message }] });
+      }
+      return returned(row?.document ?? {}, to, { isolation, defaultModel: this.#options.defaultModel });
+    };
+    return (await this.#changeIn(trx, userId, agentName, wish, undefined, by)).touched;
+  }
+
   async #change(
     userId: string,
     agentName: string,
@@ -156,24 +174,39 @@ export class Configs {
     caller: Caller,
     requestId: string,
   ): Promise<ConfigChanged> {
-    const { agents } = this.#options;
+    const { agents, deployments } = this.#options;
+    const by = { actor: actorOf(caller), requestId };
     const done = await this.#db.transaction().execute(async (trx) => {
-      await agents.lock(trx, userId);
-      const agent = await agents.getIn(trx, userId, agentName);
-      const before = await this.#presentIn(trx, userId, agent);
-      if (guard !== undefined && guard !== before.version) {
-        throw new AppError('precondition_failed', 'the config has changed since that version');
-      }
-      const after = await wish(trx, before.document, agent);
-      const ground = await this.#groundIn(trx, userId);
-      this.#check(before.document, after, ground);
-      if (changedFields(before.document, after).length === 0) {
-        return { answer: this.#unchanged(agent, before, ground), touched: [] };
-      }
-      return this.#write(trx, userId, { agent, before, after }, ground, caller, requestId);
+      const changed = await this.#changeIn(trx, userId, agentName, wish, guard, by);
+      await deployments.history.record(trx, userId, changed.touched, by);
+      return changed;
     });
     agents.announce(done.touched);
     return done.answer;
+  }
+
+  async #changeIn(
+    trx: Transaction<Schema>,
+    userId: string,
+    agentName: string,
+    wish: Wish,
+    guard: number | undefined,
+    by: By,
+  ): Promise<{ answer: ConfigChanged; touched: string[] }> {
+    const { agents } = this.#options;
+    await agents.lock(trx, userId);
+    const agent = await agents.getIn(trx, userId, agentName);
+    const before = await this.#presentIn(trx, userId, agent);
+    if (guard !== undefined && guard !== before.version) {
+      throw new AppError('precondition_failed', 'the config has changed since that version');
+    }
+    const after = await wish(trx, before.document, agent);
+    const ground = await this.#groundIn(trx, userId);
+    this.#check(before.document, after, ground);
+    if (changedFields(before.document, after).length === 0) {
+      return { answer: this.#unchanged(agent, before, ground), touched: [] };
+    }
+    return this.#write(trx, userId, { agent, before, after }, ground, by);
   }
 
   async #write(
@@ -181,8 +214,7 @@ export class Configs {
     userId: string,
     { agent, before, after }: Change,
     ground: Ground,
-    caller: Caller,
-    requestId: string,
+    by: By,
   ): Promise<{ answer: ConfigChanged; touched: string[] }> {
     const { agents } = this.#options;
     const touched = new Set(await this.#placing.apply(trx, userId, agent, after, changedFields(before.document, after)));
@@ -193,21 +225,26 @@ export class Configs {
     const changed = changedFields(before.document, document);
     if (before.isDrift) await store.insertVersion(trx, userId, { ...driftRow(userId, agent, before), id: newId('cfv') });
     const version = before.version + 1;
-    const actor = actorOf(caller);
-    await store.insertVersion(trx, userId, { id: newId('cfv'), agent_id: agent.id, version, document, changed, actor });
+    await store.insertVersion(trx, userId, {
+      id: newId('cfv'),
+      agent_id: agent.id,
+      version,
+      document,
+      changed,
+      actor: by.actor,
+    });
     await store.dropOldVersions(trx, userId, agent.id, version - VERSIONS_KEPT + 1);
     if (isToldToGateway(changed)) for (const id of await agents.touch(trx, userId, agent.id)) touched.add(id);
     const now = await agents.getIn(trx, userId, agent.id);
     const answer = this.#answer(now, await this.#presentIn(trx, userId, now), ground);
     const replaces = replacesContainer(changed, now.deployment_id !== agent.deployment_id);
-    await appendEvent(trx, userId, {
-      type: 'config.updated',
-      actor,
-      requestId,
-      payload: { agent_id: agent.id, version, fields: changed },
-    });
+    const payload = { agent_id: agent.id, version, fields: changed };
+    await appendEvent(trx, userId, { type: 'config.updated', ...by, payload });
     const applies = replaces.length > 0 ? ('replaces_container' as const) : ('live' as const);
-    return { answer: { ...answer, changed, applies, replaces_container: replaces }, touched: [...touched] };
+    return {
+      answer: { ...answer, changed, applies, replaces_container: replaces },
+      touched: [...touched.add(now.deployment_id)],
+    };
   }
 
   #unchanged(agent: AgentAnswer, present: Present, ground: Ground): ConfigChanged {

@@ -1,5 +1,6 @@
 import { validationError } from '../../http/validate.js';
 import { AppError } from '../../lib/errors.js';
+import type { ContainerLimits, NetworkPolicy } from '../deployments/deployments.table.js';
 import { ConfigDocument, type ConfigPatch } from './configs.schema.js';
 import { mergePatch } from './merge.js';
 
@@ -10,6 +11,33 @@ export function patchDocument(document: ConfigDocument, patch: ConfigPatch): Con
   const parsed = ConfigDocument.safeParse({ ...merged, ...networkOf(merged['network']) });
   if (!parsed.success) throw validationError('json', parsed.error);
   return parsed.data;
+}
+
+/** What an agent's config and container were: the version of the one, and what counts above it. */
+export interface Return {
+  /** 0: none was written yet. */
+  version: number;
+  model: string;
+  network: NetworkPolicy;
+  image: string | undefined;
+  limits: ContainerLimits | undefined;
+}
+
+/** The document that brings it back. A container of its own is kept whatever was before it. */
+export function returned(
+  written: ConfigDocument,
+  { model, network, image, limits }: Return,
+  { isolation, defaultModel }: { isolation: ConfigDocument['isolation']; defaultModel: string },
+): ConfigDocument {
+  const { model: _, network: __, image: ___, limits: ____, isolation: _____, ...rest } = written;
+  return {
+    ...rest,
+    ...(model === defaultModel ? {} : { model }),
+    ...(network.mode === 'none' ? {} : { network }),
+    ...(image === undefined ? {} : { image }),
+    ...(limits === undefined ? {} : { limits }),
+    ...(isolation === undefined ? {} : { isolation }),
+  };
 }
 
 /** A list of hosts beside a mode that has none would be taken for a limit that nobody keeps. */

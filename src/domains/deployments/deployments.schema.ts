@@ -123,3 +123,87 @@ export const DeployStatus = z
   })
   .openapi('DeployStatus');
 export type DeployStatus = z.infer<typeof DeployStatus>;
+
+const count = z.number().int();
+
+/** What it is to run: the fields of a deployment and of each of its revisions. */
+const WHAT_RUNS = {
+  kind: z.enum(['shared', 'dedicated']),
+  image: z.string(),
+  image_from: z.enum(['config', 'rollout', 'installation']).openapi({
+    description: 'Who chose the image: the config of its agent, a rollout of the operator, or nobody: it is the usual one.',
+  }),
+  network: NetworkPolicy,
+  limits: z
+    .object({ memory_mib: count, cpu_millis: count, pids: count })
+    .openapi({ description: "What its container may take: the tier's, or less." }),
+  limits_set: z
+    .object({ memory_mib: count.optional(), cpu_millis: count.optional(), pids: count.optional() })
+    .nullable()
+    .openapi({ description: 'What was asked for below the tier.' }),
+  tier: z.string(),
+  agents: z.array(
+    z.object({
+      id: z.string(),
+      name: z.string(),
+      model: z.string(),
+      config_version: count.openapi({ description: 'The version of its config; 0: none was ever set.' }),
+    }),
+  ),
+};
+
+const Change = z.object({
+  path: z.string().openapi({ example: 'limits.memory_mib' }),
+  before: z.unknown().openapi({ description: 'null: not there.' }),
+  after: z.unknown(),
+});
+
+export const RevisionAnswer = z
+  .object({
+    deployment_id: z.string(),
+    revision: count,
+    ...WHAT_RUNS,
+    changes: z.array(Change).openapi({ description: 'Where it differs from the revision before it.' }),
+    actor: z.string(),
+    request_id: z.string().nullable(),
+    reason: z.string().nullable(),
+    created_at: z.string(),
+  })
+  .openapi('DeploymentRevision');
+export type RevisionAnswer = z.infer<typeof RevisionAnswer>;
+
+export const RevisionDiff = z
+  .object({ deployment_id: z.string(), from: count, to: count, changes: z.array(Change) })
+  .openapi('DeploymentRevisionDiff');
+export type RevisionDiff = z.infer<typeof RevisionDiff>;
+
+const InstanceAnswer = z.object({
+  id: z.string(),
+  generation: count,
+  role: z.enum(['current', 'incoming']).openapi({ description: '`incoming`: it is taking the place of the current one.' }),
+  image: z.string().nullable(),
+  limits: z.string(),
+  created_at: z.string(),
+  started_at: z.string().nullable(),
+  ended_at: z.string().nullable(),
+  end_reason: z.string().nullable(),
+});
+export type InstanceAnswer = z.infer<typeof InstanceAnswer>;
+
+export const DeploymentAnswer = z
+  .object({
+    id: z.string(),
+    revision: count.openapi({ description: 'The newest one: what it is to run.' }),
+    ...WHAT_RUNS,
+    status: DeploymentStatus.openapi({ description: 'How far that is.' }),
+    created_at: z.string(),
+  })
+  .openapi('Deployment');
+export type DeploymentAnswer = z.infer<typeof DeploymentAnswer>;
+
+export const DeploymentDetail = DeploymentAnswer.extend({
+  instances: z
+    .array(InstanceAnswer)
+    .openapi({ description: 'The containers that it has and had, newest first; those that ended for a week.' }),
+}).openapi('DeploymentDetail');
+export type DeploymentDetail = z.infer<typeof DeploymentDetail>;

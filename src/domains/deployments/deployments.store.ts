@@ -220,6 +220,21 @@ export async function reshape(
     .execute();
 }
 
+/** Wishes another container made of the same, which takes the place of the one that is. */
+export async function restart(db: Db, userId: string, deploymentId: string): Promise<void> {
+  await db
+    .updateTable('deployments')
+    .set({
+      ...LOOK_AGAIN,
+      restarts: sql<number>`restarts + 1`,
+      state: sql<DeploymentState>`case when state = 'ready' then 'deploying' else state end`,
+      stage: sql<Stage>`case when state = 'ready' then 'queued' else stage end`,
+    })
+    .where('user_id', '=', userId)
+    .where('id', '=', deploymentId)
+    .execute();
+}
+
 export async function rollAcrossTenants(db: Db, deploymentIds: string[], image: string | null): Promise<string[]> {
   if (deploymentIds.length === 0) return [];
   const rows = await db
@@ -304,8 +319,8 @@ export async function retireAll(db: Db, userId: string): Promise<string[]> {
   return rows.map((row) => row.id);
 }
 
-/** The user's deployments with their live instance and the names of their agents. */
-export async function readStatus(db: Db, userId: string) {
+/** The user's deployments, or these of them, with their live instance and the names of their agents. */
+export async function readStatus(db: Db, userId: string, ids?: readonly string[]) {
   return db
     .selectFrom('deployments as d')
     .innerJoin('users as u', 'u.id', 'd.user_id')
@@ -350,6 +365,7 @@ export async function readStatus(db: Db, userId: string) {
         .as('agents'),
     )
     .where('d.user_id', '=', userId)
+    .$if(ids !== undefined, (query) => query.where('d.id', 'in', [...(ids ?? [])]))
     .orderBy('d.id')
     .execute();
 }

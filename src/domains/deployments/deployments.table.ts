@@ -46,6 +46,8 @@ export interface DeploymentsTable {
   /** Uid and gid of every process of this deployment, and of no other's on this host. */
   uid: number;
   volume: string;
+  /** How often its user wished it made anew. */
+  restarts: Generated<number>;
   /** Number of instances made so far; the live one carries the highest. */
   generation: Generated<number>;
   /** Rises with every change of what the gateway must be told. */
@@ -134,4 +136,45 @@ export interface InstancesTable {
   cpu_throttled: Generated<number | null>;
   ended_at: Date | null;
   end_reason: string | null;
+}
+
+/**
+ * What a deployment is to run: which agents, in what kind of container. What has a history of its own is named by its version, never copied; of
+ * secrets there is nothing.
+ */
+export interface RevisionDocument {
+  kind: 'shared' | 'dedicated';
+  image: string;
+  /** Who chose it: the config of its agent, a rollout, or nobody, so that it is the installation's usual one. */
+  image_from: 'config' | 'rollout' | 'installation';
+  network: NetworkPolicy;
+  /** What its container may take: the tier's, or less. */
+  limits: Required<ContainerLimits>;
+  /** What was asked for of it; null: nothing. */
+  limits_set: ContainerLimits | null;
+  tier: string;
+  agents: RevisionAgent[];
+}
+
+export interface RevisionAgent {
+  id: string;
+  name: string;
+  model: string;
+  /** The newest version of its config; 0: none was written yet. */
+  config_version: number;
+}
+
+/** Never changed once written. */
+export interface DeploymentRevisionsTable {
+  id: string;
+  user_id: string;
+  deployment_id: string;
+  /** From 1 for each deployment. */
+  number: number;
+  document: RevisionDocument;
+  actor: string;
+  request_id: string | null;
+  /** In plain words, where it is no direct wish: a roll-back, a rollout. */
+  reason: string | null;
+  created_at: Generated<Date>;
 }

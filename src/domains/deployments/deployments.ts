@@ -2,7 +2,10 @@ import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import type { Bus } from '../../events/bus.js';
 import { newId } from '../../lib/ids.js';
-import type { DeploymentStatus, DeployStatus } from './deployments.schema.js';
+import { AppError } from '../../lib/errors.js';
+import { type Page, pageOf, type PageRequest } from '../../lib/page.js';
+import type { DeploymentAnswer, DeploymentDetail, DeploymentStatus, DeployStatus } from './deployments.schema.js';
+import { type By, History, type PresentRow } from './history.js';
 import * as store from './deployments.store.js';
 import * as pool from './pool.store.js';
 import { News } from '../../events/news.js';
@@ -19,6 +22,7 @@ const WATCH_POLL_MS = 500;
 const FILES_AWAKE_S = 60;
 
 export type { Notice } from './held.js';
+export type { By } from './history.js';
 
 export interface Placement {
   deploymentId: string;
@@ -32,6 +36,8 @@ export interface DeploymentsOptions {
   bus: Bus;
   /** A uid that no other deployment has. */
   takeUid: (trx: Transaction<Schema>) => Promise<number>;
+  /** What runs where nothing else is asked for. */
+  image: string;
 }
 
 /** The wishes: which deployments a user has, what they must hold, and how far the reconciler has come. */
@@ -39,11 +45,14 @@ export class Deployments {
   readonly #db: Kysely<Schema>;
   readonly #bus: Bus;
   readonly #takeUid: DeploymentsOptions['takeUid'];
+  /** Whoever changes what a deployment runs has it recorded here, in the same transaction. */
+  readonly history: History;
 
-  constructor({ db, bus, takeUid }: DeploymentsOptions) {
+  constructor({ db, bus, takeUid, image }: DeploymentsOptions) {
     this.#db = db;
     this.#bus = bus;
     this.#takeUid = takeUid;
+    this.history = new History({ db, usualImage: image });
   }
 
   /**
@@ -98,14 +107,22 @@ export class Deployments {
     return store.reshape(trx, userId, deploymentId, shape);
   }
 
-  /** Their image, unless their agent has one of its own; null: the usual one. Answers those that there are. */
-  roll(trx: Transaction<Schema>, deploymentIds: string[], image: string | null): Promise<string[]> {
-    return store.rollAcrossTenants(trx, deploymentIds, image);
+  /** It is to have another container made of the same, as if its image had changed: nothing that runs is cut for it. */
+  restart(trx: Transaction<Schema>, userId: string, deploymentId: string): Promise<void> {
+    return store.restart(trx, userId, deploymentId);
   }
 
-  /** At the start: what runs on an image that the operator has taken back gets the usual one. */
-  async forgetImages(offered: readonly string[]): Promise<void> {
+  /** Their image, unless their agent has one of its own; null: the usual one. Answers those that there are. */
+  async roll(trx: Transaction<Schema>, deploymentIds: string[], image: string | null, by: By): Promise<string[]> {
+    const rolled = await store.rollAcrossTenants(trx, deploymentIds, image);
+    await this.history.recordAcrossTenants(trx, rolled, by);
+    return rolled;
+  }
+
+  /** At the start: what runs on an image that the operator has taken back gets the usual one, which may be another than before. */
+  async adoptImages(offered: readonly string[]): Promise<void> {
     for (const id of await store.forgetImagesAcrossTenants(this.#db, offered)) this.announce(id);
+    await this.history.recordAll({ actor: 'installation', requestId: null, reason: 'the images that the operator offers' });
   }
 
   /** Wakes a sleeping deployment for its files alone, for a minute from now; no turn may run. */
@@ -158,6 +175,25 @@ export class Deployments {
     return noticesOf(held, Date.now());
   }
 
+  /** Those that are to stay; how far each is, is part of it. */
+  async list(userId: string, page: PageRequest): Promise<Page<DeploymentAnswer>> {
+    const answers = await this.#answers(this.#db, userId, await this.history.present(this.#db, userId, page));
+    return pageOf(answers, page, null, (answer) => answer);
+  }
+
+  async get(userId: string, deploymentId: string): Promise<DeploymentDetail> {
+    const answer = await this.getIn(this.#db, userId, deploymentId);
+    return { ...answer, instances: await this.history.instances(userId, deploymentId) };
+  }
+
+  /** As it is in the transaction; `not_found` when there is none, or it is on its way out. */
+  async getIn(db: Kysely<Schema>, userId: string, deploymentId: string): Promise<DeploymentAnswer> {
+    const rows = await this.history.present(db, userId, { id: deploymentId });
+    const [answer] = await this.#answers(db, userId, rows);
+    if (!answer) throw new AppError('not_found', 'deployment not found');
+    return answer;
+  }
+
   /** The status now and after every change, until everything is settled or `signal` aborts. */
   async *watch(userId: string, userName: string, signal: AbortSignal): AsyncGenerator<DeployStatus> {
     const ids = new Set<string>();
@@ -178,7 +214,17 @@ export class Deployments {
     }
   }
 
-  /** One that is ready and nobody's, if there is one; else a new one. */
+  /** Of each as it is to be, how far that is; one that went meanwhile is left out. */
+  async #answers(db: Kysely<Schema>, userId: string, rows: PresentRow[]): Promise<DeploymentAnswer[]> {
+    if (rows.length === 0) return [];
+    const ids = rows.map(({ id }) => id);
+    const statuses = new Map((await store.readStatus(db, userId, ids)).map((row) => [row.id, statusOf(row)]));
+    return rows.flatMap(({ id, revision, document, created_at }) => {
+      const status = statuses.get(id);
+      return status ? [{ id, revision, ...document, status, created_at: created_at.toISOString() }] : [];
+    });
+  }
+
   /** Why an agent that would share the user's container is not let into it. */
   async #whyApart(trx: Transaction<Schema>, userId: string, network: NetworkPolicy): Promise<string | null> {
     if (network.mode !== 'none')
@@ -189,6 +235,7 @@ export class Deployments {
       : `agent ${keeper} has the shared container to itself and secrets of its own in it, which every agent there could read`;
   }
 
+  /** One that is ready and nobody's, if there is one; else a new one. */
   async #make(trx: Transaction<Schema>, userId: string, kind: 'shared' | 'dedicated', network: NetworkPolicy): Promise<string> {
     const ready = await pool.claim(trx, userId, { kind, network });
     if (ready !== undefined) return ready;

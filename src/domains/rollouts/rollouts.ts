@@ -156,7 +156,7 @@ export class Rollouts {
     await store.beginWaveAcrossTenants(trx, id, wave + 1);
     await store.setMembersAcrossTenants(trx, id, idsOf(next), 'rolling');
     const open = next.filter((member) => member.desired !== null && member.image === null);
-    return this.#options.deployments.roll(trx, idsOf(open), image);
+    return this.#options.deployments.roll(trx, idsOf(open), image, byRollout(id, 'began'));
   }
 
   async #rollBack(
@@ -169,7 +169,7 @@ export class Rollouts {
     const changed: string[] = [];
     for (const previous of new Set(members.map((member) => member.previous))) {
       const ids = idsOf(members.filter((member) => member.previous === previous));
-      changed.push(...(await this.#options.deployments.roll(trx, ids, previous)));
+      changed.push(...(await this.#options.deployments.roll(trx, ids, previous, byRollout(id, state))));
     }
     await store.setMembersAcrossTenants(trx, id, idsOf(members), 'undone');
     await store.endAcrossTenants(trx, id, state, reason);
@@ -222,4 +222,9 @@ export class Rollouts {
 
 function idsOf(members: Member[]): string[] {
   return members.map((member) => member.deployment_id);
+}
+
+/** As the deployments' histories name it. */
+function byRollout(id: string, what: 'began' | 'halted' | 'undone') {
+  return { actor: 'rollouts', requestId: null, reason: what === 'began' ? `rollout ${id}` : `rollout ${id} was ${what}` };
 }

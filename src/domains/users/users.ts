@@ -107,6 +107,7 @@ export class Users {
       const changed = await store.setTier(trx, userId, tier.name, version);
       if (!changed) throw await this.#whyNotChanged(trx, userId);
       const touched = await this.#options.deployments.limitsChanged(trx, userId);
+      await this.#options.deployments.history.record(trx, userId, touched, { actor: actorOf(caller), requestId });
       await appendEvent(trx, userId, {
         type: 'user.tier_changed',
         actor: actorOf(caller),
