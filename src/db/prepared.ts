@@ -40,6 +40,9 @@ class PreparedClient {
 
   constructor(client: pg.PoolClient) {
     this.#client = client;
+    // A connection that breaks while it is in use fails the statements on it, and is thrown away when it is given back. It says so by an event
+    // as well, which the pool hears only of those that are idle: unheard, it would end the process.
+    client.on('error', () => undefined);
     this.#forget();
   }
 

@@ -11,6 +11,7 @@ import { createLog } from '../../src/lib/log.js';
 import { startChild } from '../support/child.js';
 import { databaseKinds, emptyDatabase, makeTestFolder, testDatabase } from '../support/database.js';
 import { startTcpProxy } from '../support/tcp-proxy.js';
+import { until } from '../support/until.js';
 
 const log = createLog('silent');
 
@@ -176,6 +177,31 @@ describe('a Postgres server', () => {
     );
     await proxy.start();
     const database = await opening;
+    expect(await database.db.selectFrom('tiers').select('name').execute()).toHaveLength(3);
+    await database.close();
+    await proxy.stop();
+  });
+
+  test.each([
+    ['under a statement', sql`select pg_sleep(60)`],
+    ['between two of a transaction', undefined],
+  ])('that is cut off %s fails that work alone, and the process goes on', async (_, statement) => {
+    const { db, url } = await testDatabase('postgres');
+    const proxy = await startTcpProxy(url!);
+    const database = await openDatabase({ databaseUrl: proxy.url, dataDir: '', log });
+    const work = database.db.transaction().execute(async (trx) => {
+      const { rows } = await sql<{ pid: number }>`select pg_backend_pid() as pid`.execute(trx);
+      const running = statement?.execute(trx).catch((error: unknown) => error);
+      const state = async () =>
+        (await sql<{ state: string }>`select state from pg_stat_activity where pid = ${rows[0]?.pid}`.execute(db)).rows[0]?.state;
+      await until(async () => (await state()) === (statement ? 'active' : 'idle in transaction'), 'it to be under way');
+      await proxy.stop();
+      await running;
+      await sql`select 1`.execute(trx);
+    });
+    await expect(work).rejects.toThrow(/terminated|not queryable/);
+    await proxy.start();
+    await until(() => database.bus.trusted, 'the bus to be back');
     expect(await database.db.selectFrom('tiers').select('name').execute()).toHaveLength(3);
     await database.close();
     await proxy.stop();
