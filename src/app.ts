@@ -78,7 +78,7 @@ import { EgressProxy } from './link/egress.js';
 import { LinkHost } from './link/host.js';
 import { LlmGateway } from './llm/gateway.js';
 import { createProviders, ProviderRegistry } from './llm/providers.js';
-import { linkSyncJob } from './reconciler/link-sync.js';
+import { LinkSync } from './reconciler/link-sync.js';
 import { Reconciler, type ReconcilerOptions } from './reconciler/reconciler.js';
 import type { Runtime } from './runtime/runtime.js';
 import type { KeyFiles } from './vault/key-files.js';
@@ -337,7 +337,7 @@ export function createApp(options: AppOptions): App {
     ...options.reconciler,
   });
   const note = jobMeter(metrics);
-  const linkSync = new Loop(linkSyncJob({ work, links, log, onEnded: (instanceId) => egress.forget(instanceId) }), log, note);
+  const linkSync = new LinkSync({ work, links, bus, log, onEnded: (instanceId) => egress.forget(instanceId) });
   const admit = new Loop(admitJob(admission), log, note);
   const erase = new Loop(eraseUsersJob(users), log, note);
   const moves = new AgentMoves({ db, log, deployments, state });
@@ -375,7 +375,6 @@ export function createApp(options: AppOptions): App {
       await rotation.join();
       await audit.begin();
       if (database.kind === 'pglite') await work.dropAllLeases();
-      bus.subscribe('instance', () => linkSync.wake());
       bus.subscribe('deployment', () => admission.isWaited && admit.wake());
       bus.subscribe('user', () => erase.wake());
       bus.subscribe('vault', () => rotate.wake());

@@ -258,8 +258,8 @@ export async function eraseLeasedAcrossTenants(db: Db, lease: Lease): Promise<vo
   });
 }
 
-export async function readLiveInstancesAcrossTenants(db: Db) {
-  return db
+export async function readLiveInstancesAcrossTenants(db: Db, deploymentIds?: string[]) {
+  const rows = db
     .selectFrom('instances as i')
     .innerJoin('deployments as d', 'd.id', 'i.deployment_id')
     .select([
@@ -273,8 +273,8 @@ export async function readLiveInstancesAcrossTenants(db: Db) {
       'd.state',
       'd.rest',
     ])
-    .where('i.ended_at', 'is', null)
-    .execute();
+    .where('i.ended_at', 'is', null);
+  return (deploymentIds ? rows.where(sql<boolean>`i.deployment_id = any(${deploymentIds}::text[])`) : rows).execute();
 }
 
 export async function readVolumesAcrossTenants(db: Db): Promise<Set<string>> {

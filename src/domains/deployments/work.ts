@@ -156,8 +156,9 @@ export class DeploymentWork {
     if (lease.userId !== null) this.#bus.publish('user', lease.userId);
   }
 
-  async liveInstances(): Promise<LiveInstance[]> {
-    const rows = await store.readLiveInstancesAcrossTenants(this.#db);
+  /** Of those deployments; of all where none are named. */
+  async liveInstances(deploymentIds?: string[]): Promise<LiveInstance[]> {
+    const rows = await store.readLiveInstancesAcrossTenants(this.#db, deploymentIds);
     return rows.map((row) => ({
       id: row.id,
       name: row.name,
