@@ -21,8 +21,8 @@ const UNLINKED_GRACE_MS = 5_000;
 const VOLUME_GRACE_MS = 86_400_000;
 
 /**
- * Looks at everything there is, where the pass looks only at what is due: finds instances that died or lost their link unseen, containers and
- * folders that no row knows. What cannot be removed is tried again next time and hinders nothing else. It touches nothing without this installation's labels, and nothing younger than the grace.
+ * Looks at everything there is, where the pass looks only at what is due: finds instances that died, were paused or lost their link unseen,
+ * containers and folders that no row knows. What cannot be removed is tried again next time and hinders nothing else. It touches nothing without this installation's labels, and nothing younger than the grace.
  */
 export class Sweep {
   readonly #options: SweepOptions;
@@ -40,12 +40,12 @@ export class Sweep {
     const folders = await links.list();
     const live = await work.liveInstances();
     const liveIds = new Set(live.map((instance) => instance.id));
-    const running = new Set(
-      instances.filter((one) => one.state === 'running' || one.state === 'paused').map((one) => one.instanceId),
-    );
-    const unlinked = this.#unlinked(live.filter((one) => one.started && !one.rests && running.has(one.id)));
-    const died = live.filter((one) => one.started && !one.rests && !running.has(one.id));
-    await work.lookAgain([...new Set([...died, ...unlinked].map((one) => one.deploymentId))]);
+    const running = new Set(instances.filter((one) => one.state === 'running').map((one) => one.instanceId));
+    const started = live.filter((one) => one.started);
+    const unlinked = this.#unlinked(started.filter((one) => !one.rests && running.has(one.id)));
+    // Died, or was paused or started by somebody else.
+    const strayed = started.filter((one) => one.rests === running.has(one.id));
+    await work.lookAgain([...new Set([...strayed, ...unlinked].map((one) => one.deploymentId))]);
     await this.#removeOrphans(instances.filter((one) => !liveIds.has(one.instanceId)));
     await this.#removeFolders(folders.filter((id) => !liveIds.has(id)));
     await this.#removeVolumes(volumes);

@@ -90,4 +90,27 @@ describe('the sweep', () => {
     await sweep.run();
     expect(looked).toEqual([[], ['dep_b']]);
   });
+
+  test.each([
+    [{ rests: false, state: 'running' }, false],
+    [{ rests: false, state: 'paused' }, true],
+    [{ rests: false, state: 'exited' }, true],
+    [{ rests: true, state: 'paused' }, false],
+    [{ rests: true, state: 'exited' }, false],
+    [{ rests: true, state: 'running' }, true],
+  ] as const)('of what was changed from outside, %o is looked at: %s', async ({ rests, state }, isLookedAt) => {
+    const looked: string[][] = [];
+    const work = {
+      liveInstances: async () => [{ id: 'ins_a', deploymentId: 'dep_a', started: true, rests }],
+      lookAgain: async (ids: string[]) => void looked.push(ids),
+      volumes: async () => new Set(),
+      pruneEnded: async () => {},
+    };
+    const links = { list: async () => [], get: () => ({}) };
+    const runtime = { list: async () => ({ instances: [{ ...observed('a'), state }], volumes: [] }) };
+    await new Sweep({ work, runtime, links, log, orphanGraceMs: 0, now: () => 0 } as unknown as ConstructorParameters<
+      typeof Sweep
+    >[0]).run();
+    expect(looked).toEqual([isLookedAt ? ['dep_a'] : []]);
+  });
 });
