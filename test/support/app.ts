@@ -31,6 +31,10 @@ export interface TestAppOptions {
   runtime?: 'fake' | 'process' | 'docker';
   /** Share it between two apps, or with a test that breaks it. */
   engine?: FakeEngine;
+  /** The programs of fake instances, where they are to outlive the app. */
+  gateways?: FakeGateways;
+  /** Stands between the app and its runtime. */
+  around?: (runtime: Runtime) => Runtime;
   /** Another app on the same database: its folder, keys and installation. */
   beside?: TestApp;
   env?: Record<string, string>;
@@ -227,11 +231,12 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
   const installation = await openInstallation({ db: database.db, vault, dataDir });
   const adminKey = beside?.adminKey ?? newKeyText('admin', newId('key'));
   const engine = options.engine ?? beside?.engine ?? new FakeEngine();
-  const gateways = new FakeGateways();
+  const gateways = options.gateways ?? new FakeGateways();
   const kind = options.runtime ?? 'fake';
   const gatewayPath = kind === 'process' ? await bundleGateway() : '';
   const runtime = makeRuntime(kind, { installationId: installation.id, gatewayPath, engine, gateways, config });
   const log = createLog(process.env.TEST_LOG_LEVEL ?? 'silent');
+  const seenRuntime = options.around?.(runtime) ?? runtime;
   const processId = `p${randomBytes(4).toString('hex')}`;
   const app = createApp({
     config,
@@ -241,7 +246,7 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
     vault,
     keyFiles,
     installation,
-    runtime,
+    runtime: seenRuntime,
     processId,
     version: '0.0.0-test',
     log,

@@ -106,6 +106,13 @@ export class FakeEngine {
     this.#latency.set(operation, latencyMs);
   }
 
+  /** Ends all faults and delays that were set, and the engine's absence. */
+  heal(): void {
+    this.#faults.clear();
+    this.#latency.clear();
+    if (this.#down) this.comeBack();
+  }
+
   /** The engine is gone: every call throws `unavailable`, and events say nothing. Instances go on. */
   goDown(): void {
     this.#down = true;
