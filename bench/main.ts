@@ -15,6 +15,7 @@ import { provision } from './provision.js';
 import { secrets } from './secrets.js';
 import { replace } from './replace.js';
 import { snapshots } from './snapshots.js';
+import { scale } from './scale.js';
 import type { Bench, BenchContext } from './support/bench.js';
 import type { DatabaseKind } from './support/berth.js';
 import { isMet, printed, type Report } from './support/measure.js';
@@ -40,6 +41,7 @@ const BENCHES: Record<string, Bench> = {
   replace,
   admission,
   snapshots,
+  scale,
 };
 const RESULTS = fileURLToPath(new URL('results/', import.meta.url));
 
@@ -72,14 +74,14 @@ async function main(names: string[]): Promise<void> {
 }
 
 function contextOf(outer: Scope, scope: Scope): BenchContext {
-  const scale = Number(process.env['BENCH_SCALE'] ?? 1);
+  const share = Number(process.env['BENCH_SCALE'] ?? 1);
   const wanted = process.env['BENCH_DATABASE'];
   const kinds = (['postgres', 'pglite'] as const).filter((kind) => wanted === undefined || wanted === kind);
   let server: Promise<string> | undefined;
   const urlOf = async (kind: DatabaseKind) => (kind === 'postgres' ? (server ??= startPostgres(outer)) : undefined);
   return {
     scope,
-    scaled: (count) => Math.max(1, Math.round(count * scale)),
+    scaled: (count) => Math.max(1, Math.round(count * share)),
     databases: () => Promise.all(kinds.map(async (kind) => ({ kind, url: await urlOf(kind) }))),
   };
 }

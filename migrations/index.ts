@@ -16,6 +16,7 @@ import * as limits from './0014_limits.js';
 import * as events from './0015_events.js';
 import * as webhooks from './0016_webhooks.js';
 import * as audit from './0019_audit.js';
+import * as endedInstances from './0021_ended_instances.js';
 
 /** Every migration in its order. One that has landed is never edited. */
 export const migrations: Record<string, Migration> = {
@@ -36,4 +37,5 @@ export const migrations: Record<string, Migration> = {
   '0015_events': events,
   '0016_webhooks': webhooks,
   '0019_audit': audit,
+  '0021_ended_instances': endedInstances,
 };

@@ -150,7 +150,7 @@ export function createApp(options: AppOptions): App {
   const llm = new LlmGateway({ providers, log, meters: metrics, ledger: usage, agents: new AgentModels({ db }) });
   let stopping = false;
   const lookAgain = (deploymentId: string) => {
-    work.lookAgain([deploymentId]).catch((error: unknown) => log.error({ err: error }, 'a deployment could not be marked'));
+    work.lookAgainSoon(deploymentId).catch((error: unknown) => log.error({ err: error }, 'a deployment could not be marked'));
   };
   const traffic = new Traffic({ db });
   const egress = new EgressProxy({

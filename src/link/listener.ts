@@ -124,6 +124,8 @@ export class InstanceListener {
 
   /** One beat of the watch: pings, and whether what came was worth reading. */
   watch(nowMs: number, lateMs: number): void {
+    // What nobody is connected to costs nothing: most of what sleeps.
+    if (this.#sockets.size === 0 && this.#links.size === 0 && this.#booked.spent === 0) return;
     for (const meter of this.#sockets.values()) this.#book(meter.take());
     for (const link of this.#links) {
       this.#book(link.takeCost());

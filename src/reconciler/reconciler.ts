@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { LeaseLost, type Lease, type Leased } from '../domains/deployments/work.js';
 import type { Vitals } from '../domains/deployments/vitals.js';
 import type { Bus } from '../events/bus.js';
@@ -68,6 +69,8 @@ export class Reconciler {
 
   constructor(options: ReconcilerOptions) {
     this.#options = options;
+    // Each deployment that is worked on listens to it, several times over.
+    setMaxListeners(0, this.#stop.signal);
     this.#clock = options.clock ?? systemClock;
     this.#apply = new Apply(options);
     const { work, runtime, links, log, orphanGraceMs, meters = NO_METERS } = options;
