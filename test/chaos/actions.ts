@@ -7,6 +7,8 @@ export interface AgentTruth {
   description: string | null;
   desired: 'running' | 'stopped';
   soul: string | null;
+  /** A file of its workspace; undefined: not looked at. */
+  note: string | null | undefined;
 }
 
 /** What is known of a user. */
@@ -23,6 +25,8 @@ export interface Call {
   /** Below /api/v1. */
   path: string;
   body?: unknown;
+  /** A body that is no JSON. */
+  text?: string;
   /** Whether only the installation's own key may do it. */
   admin?: boolean;
 }
@@ -57,11 +61,17 @@ export function aboutOf(user: number, serial: number, details: Details): About {
 const TRIES = 30;
 
 /** A call that makes sense where the ones before it went well. */
-export function callOf(random: Random, truth: UserTruth | undefined, user: number, before: readonly Step[]): Step {
-  const then = before.reduce((now, step) => ACTIONS[step.do]!.after(now, aboutOf(user, 0, step)), truth);
+export function callOf(
+  random: Random,
+  actions: Record<string, Action>,
+  truth: UserTruth | undefined,
+  user: number,
+  before: readonly Step[],
+): Step {
+  const then = before.reduce((now, step) => actions[step.do]!.after(now, aboutOf(user, 0, step)), truth);
   for (let tries = 1; ; tries++) {
-    const step = chosen(random, ACTIONS, 0);
-    if (tries === TRIES || ACTIONS[step.do]!.call(then, aboutOf(user, 0, step))) return step;
+    const step = chosen(random, actions, 0);
+    if (tries === TRIES || actions[step.do]!.call(then, aboutOf(user, 0, step))) return step;
   }
 }
 
@@ -135,7 +145,7 @@ export const ACTIONS: Record<string, Action> = {
         ...truth,
         agents: {
           ...truth.agents,
-          [agent]: { isolation: String(isolation), description: null, desired: 'running', soul: null },
+          [agent]: { isolation: String(isolation), description: null, desired: 'running', soul: null, note: null },
         },
       },
   },
@@ -182,6 +192,13 @@ export const ACTIONS: Record<string, Action> = {
       (body as { message: string }).message === `You said: ${text}` ? undefined : 'another message was answered',
   ),
 };
+
+/** A file, which is in the instance's volume and nowhere else: for worlds whose instances have one. */
+export const KEEP_NOTE = ofAgent(
+  4,
+  (path, _, { text }) => ({ method: 'PUT', path: `${path}/files/note.txt`, text }),
+  (agent, { text }) => ({ ...agent, note: text }),
+);
 
 function nameOf(user: number, text: string): string {
   return `chaos${user}x${/\.(\d+)/.exec(text)?.[1]}`;

@@ -28,6 +28,10 @@ export class DatabaseLine {
     return (this.#server.address() as AddressInfo).port;
   }
 
+  get isCut(): boolean {
+    return this.#isCut;
+  }
+
   /** Breaks every connection, and refuses others until it is mended. What was sent may have arrived. */
   cut(): void {
     this.#isCut = true;

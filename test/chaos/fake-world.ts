@@ -9,6 +9,7 @@ import { FakeRuntime } from '../../src/runtime/fake/fake.js';
 import type { TestApp } from '../support/app.js';
 import { testDatabase, type TestDatabase } from '../support/database.js';
 import { FakeGateways } from '../support/fake-gateway.js';
+import { ACTIONS } from './actions.js';
 import { OWN_NAME, watchLeases } from './lease-watch.js';
 import { Member } from './member.js';
 import type { Random } from './random.js';
@@ -37,6 +38,7 @@ const DISK_FULL = new AppError('limit_exceeded', 'the container engine’s disk 
 export class FakeWorld implements World {
   readonly name = 'fake';
   readonly processes = PROCESSES;
+  readonly actions = ACTIONS;
   readonly faults: Record<string, Fault>;
   readonly #engine = new FakeEngine();
   readonly #gateways = new FakeGateways();

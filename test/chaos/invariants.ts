@@ -19,7 +19,11 @@ async function look(world: World) {
   const { db } = world;
   const { instances: containers, volumes } = await world.observe();
   const folders = await world.folders();
-  const deployments = await db.selectFrom('deployments').selectAll().execute();
+  const deployments = await db
+    .selectFrom('deployments')
+    .selectAll()
+    .select(sql<boolean>`coalesce(files_until > now(), false)`.as('is_up_for_files'))
+    .execute();
   const live = await db.selectFrom('instances').selectAll().where('ended_at', 'is', null).execute();
   const agents = await db.selectFrom('agents').select(['id', 'name', 'user_id', 'deployment_id', 'desired']).execute();
   const users = await db.selectFrom('users').select(['id', 'name', 'deleting_at']).execute();
@@ -34,7 +38,7 @@ function ofDeployment(world: World, sight: Sight, deployment: Deployment): strin
   const say = (what: string) => `${id} (${desired}, ${state}${deployment.reason ? `: ${deployment.reason}` : ''}): ${what}`;
   if (desired === 'deleted') return [say('is not gone')];
   if (deployment.lease_owner !== null) return [say(`is still worked on by ${deployment.lease_owner}`)];
-  if (desired === 'asleep' && deployment.files_until === null)
+  if (desired === 'asleep' && !deployment.is_up_for_files)
     return state === 'asleep' && rows.length + containers.length === 0 ? [] : [say('does not sleep')];
   const wanted = rest === null ? 'ready' : 'asleep';
   if (state !== wanted) return [say(`is not ${wanted}`)];
@@ -115,6 +119,7 @@ export async function toldSecret(world: World, userId: string): Promise<string |
 export async function readUser(
   ask: (path: string) => Promise<{ status: number; body: unknown }>,
   name: string,
+  withNotes: boolean,
 ): Promise<{ id: string; found: UserTruth } | undefined> {
   const get = async <T>(path: string) => {
     const { status, body } = await ask(path);
@@ -132,12 +137,14 @@ export async function readUser(
     const templates = await get<{ templates: Record<string, { source: string; text: string }> }>(
       `/users/${name}/agents/${agent}/templates`,
     );
+    const note = withNotes ? ((await get<string>(`/users/${name}/agents/${agent}/files/note.txt`)) ?? null) : undefined;
     const soul = templates?.templates['SOUL.md'];
     found.agents[agent] = {
       isolation,
       description,
       desired: status === 'stopped' ? 'stopped' : 'running',
       soul: soul?.source === 'agent' ? soul.text : null,
+      note,
     };
   }
   return { id: user.id, found };

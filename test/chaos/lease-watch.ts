@@ -3,10 +3,12 @@ import type { Schema } from '../../src/db/schema.js';
 
 /** The simulation's own connections: what they write is no work of Berth. */
 export const OWN_NAME = 'chaos';
+/** What Berth calls its connections where nobody gave them another name: which process it is cannot be told then. */
+const UNNAMED = 'berth';
 
 /**
  * Has the database itself watch the leases: that none is taken from its holder, and that nobody writes an instance under a lease that is another
- * process's. A process is told from another by its connections' `application_name`, which must be its id.
+ * process's. For the latter a process's connections must have its id for their `application_name`.
  */
 export async function watchLeases(db: Kysely<Schema>): Promise<void> {
   for (const statement of WATCH) await sql.raw(statement).execute(db);
@@ -30,7 +32,7 @@ const WATCH = [
       if new.lease_epoch <> old.lease_epoch and old.lease_until > now() then
         insert into chaos_seen values (format('%s took the lease on %s from %s before its end', me, new.id, old.lease_owner));
       end if;
-      if new.lease_epoch <> old.lease_epoch and new.lease_owner <> me then
+      if new.lease_epoch <> old.lease_epoch and new.lease_owner <> me and me <> '${UNNAMED}' then
         insert into chaos_seen values (format('%s took a lease on %s for %s', me, new.id, new.lease_owner));
       end if;
       return new;
@@ -42,7 +44,7 @@ const WATCH = [
       me text := current_setting('application_name');
       holder text;
     begin
-      if me = '${OWN_NAME}' then return new; end if;
+      if me in ('${OWN_NAME}', '${UNNAMED}') then return new; end if;
       select lease_owner into holder from deployments where id = new.deployment_id;
       if holder is distinct from me then
         insert into chaos_seen values (format('%s wrote instance %s (%s), whose deployment %s has', me, new.id, tg_op, holder));

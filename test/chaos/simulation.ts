@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ACTIONS, aboutOf, callOf, type UserTruth } from './actions.js';
+import { aboutOf, type Call, callOf, type UserTruth } from './actions.js';
 import { complaints, readUser, strayTexts, toldSecret } from './invariants.js';
 import { brokenLeases } from './lease-watch.js';
 import { Random } from './random.js';
@@ -50,7 +50,7 @@ export class Simulation {
     const round = writeRound(this.#random, {
       users,
       lastsMs,
-      callOf: (random, user, before) => callOf(random, this.#truth.of(user), user, before),
+      callOf: (random, user, before) => callOf(random, this.#world.actions, this.#truth.of(user), user, before),
       faults: this.#world.faults,
     });
     const number = ++this.tally.rounds;
@@ -98,7 +98,7 @@ export class Simulation {
   }
 
   async #playCall(user: number, step: Step): Promise<void> {
-    const action = ACTIONS[step.do]!;
+    const action = this.#world.actions[step.do]!;
     const about = aboutOf(user, ++this.#serial, step);
     const truth = this.#truth.of(user);
     const call = action.call(truth, about);
@@ -123,10 +123,7 @@ export class Simulation {
   }
 
   /** By one of the processes that run; none may. */
-  async #askAny(
-    call: { method: string; path: string; body?: unknown },
-    as: string | undefined,
-  ): Promise<Reply | 'lost' | 'not sent'> {
+  async #askAny(call: Call, as: string | undefined): Promise<Reply | 'lost' | 'not sent'> {
     const world = this.#world;
     const up = Array.from({ length: world.processes }, (_, i) => i).filter((process) => world.isUp(process));
     if (up.length === 0) return 'not sent';
@@ -164,7 +161,7 @@ export class Simulation {
     for (let process = 0; process < this.#world.processes; process++) {
       const ask = (path: string) =>
         this.#world.ask(process, { method: 'GET', path: `/api/v1${path}`, key: this.#world.adminKey });
-      const read = await readUser(ask, name);
+      const read = await readUser(ask, name, 'keep_note' in this.#world.actions);
       if (read) this.#ids.set(read.id, user);
       const found = read && { ...read.found, secret: await toldSecret(this.#world, read.id) };
       const differences = possible.map((one) => difference(one, found));

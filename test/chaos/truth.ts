@@ -52,7 +52,7 @@ export function difference(wanted: UserTruth | undefined, found: UserTruth | und
 
 function agentDifference(wanted: AgentTruth | undefined, found: AgentTruth | undefined): string | undefined {
   if (!wanted || !found) return wanted === found ? undefined : wanted ? 'is gone' : 'is there';
-  const facts = ['isolation', 'description', 'desired', 'soul'] as const;
-  const differs = facts.find((fact) => wanted[fact] !== found[fact]);
+  const facts = ['isolation', 'description', 'desired', 'soul', 'note'] as const;
+  const differs = facts.find((fact) => wanted[fact] !== found[fact] && found[fact] !== undefined);
   return differs && `${differs} is ${found[differs]}, not ${wanted[differs]}`;
 }

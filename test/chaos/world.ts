@@ -1,11 +1,12 @@
 import type { Kysely } from 'kysely';
 import type { Schema } from '../../src/db/schema.js';
 import type { Observed, ObservedVolume } from '../../src/runtime/runtime.js';
+import type { Action, Call } from './actions.js';
 import type { Kind, Step } from './script.js';
 
 export interface Reply {
   status: number;
-  /** As JSON, where it is some. */
+  /** As JSON where it is some, else as text. */
   body: unknown;
 }
 
@@ -20,11 +21,13 @@ export interface World {
   readonly adminKey: string;
   /** How many Berth processes there are. */
   readonly processes: number;
+  /** What users can ask for here. */
+  readonly actions: Record<string, Action>;
   readonly faults: Record<string, Fault>;
   /** A way to the database that no fault cuts. */
   readonly db: Kysely<Schema>;
   /** Asks one process; rejects where no answer came. */
-  ask(process: number, call: { method: string; path: string; body?: unknown; key: string }): Promise<Reply>;
+  ask(process: number, call: Omit<Call, 'admin'> & { key: string }): Promise<Reply>;
   isUp(process: number): boolean;
   /** Mends all that is broken; each process runs afterwards. */
   heal(): Promise<void>;
