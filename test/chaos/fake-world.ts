@@ -14,7 +14,7 @@ import { OWN_NAME, watchLeases } from './lease-watch.js';
 import { Member } from './member.js';
 import type { Random } from './random.js';
 import type { Step } from './script.js';
-import { shiftTime } from './time-shift.js';
+import { ignoreHeld, shiftTime } from './time-shift.js';
 import type { Fault, Reply, World } from './world.js';
 
 const PROCESSES = 2;
@@ -114,7 +114,8 @@ export class FakeWorld implements World {
   }
 
   async close(): Promise<void> {
-    for (const member of this.#members) await member.stop();
+    // Not as an operator ends them: after a round that went wrong they may be cut off and frozen.
+    for (const member of this.#members) await member.end();
     await this.#gateways.close();
     await this.#own.close();
     await this.#database.close();
@@ -234,8 +235,11 @@ export class FakeWorld implements World {
   }
 
   async #everyNth({ which }: Step, change: ReturnType<typeof sql>): Promise<void> {
-    await sql`update deployments set ${change} where desired = 'running' and user_id is not null and uid % 3 = ${Number(which) % 3}`.execute(
-      this.db,
-    );
+    const changed = this.db.transaction().execute(async (trx) => {
+      await sql`set local lock_timeout = '300ms'`.execute(trx);
+      await sql`update deployments set ${change}
+        where desired = 'running' and user_id is not null and uid % 3 = ${Number(which) % 3}`.execute(trx);
+    });
+    await changed.catch(ignoreHeld);
   }
 }

@@ -99,15 +99,10 @@ export class Member {
     this.clockOffsetMs = 0;
   }
 
-  /** Ends it as an operator does. */
-  async stop(): Promise<void> {
-    const running = this.#running;
-    this.#running = undefined;
-    if (running) {
-      await running.app.leave();
-      await running.database.close();
-      running.line.close();
-    }
+  /** Ends it however it is, and waits until nothing of it is left. */
+  async end(): Promise<void> {
+    this.mend();
+    this.kill();
     await Promise.all(this.#ends);
   }
 }

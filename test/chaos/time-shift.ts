@@ -14,13 +14,15 @@ export async function shiftTime(db: Kysely<Schema>, seconds: number, dead: reado
   for (const { table, columns } of rows) {
     const moved = columns.map((column) => `${column} = ${column} - make_interval(secs => ${seconds})`).join(', ');
     const which = table === 'processes' ? sql`where id = any(${[...dead]}::text[])` : sql``;
-    await shiftTable(db, table, moved, which).catch((error: unknown) => {
-      if ((error as { code?: string }).code !== LOCK_NOT_AVAILABLE) throw error;
-    });
+    await shiftTable(db, table, moved, which).catch(ignoreHeld);
   }
 }
 
-const LOCK_NOT_AVAILABLE = '55P03';
+/** What a frozen process holds is not waited for. */
+export function ignoreHeld(error: unknown): void {
+  const lockNotAvailable = '55P03';
+  if ((error as { code?: string }).code !== lockNotAvailable) throw error;
+}
 
 /** Alone in the table, since rows locked in another order than Berth's would be a deadlock that is none of its own. */
 async function shiftTable(db: Kysely<Schema>, table: string, moved: string, which: ReturnType<typeof sql>): Promise<void> {
