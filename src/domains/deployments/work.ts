@@ -210,6 +210,12 @@ export class DeploymentWork {
     for (const id of deploymentIds) this.#bus.publish('deployment', id);
   }
 
+  /** The same, in one statement with what else is said meanwhile: after a restart every link comes up within a moment. */
+  lookAgainSoon(deploymentId: string): Promise<void> {
+    this.#toMark.add(deploymentId);
+    return (this.#marking ??= this.#markAll().finally(() => (this.#marking = undefined)));
+  }
+
   /** Writes, and with it the event that this is, where there is one and somebody whose it is. */
   async #saying(
     lease: store.Lease,
@@ -224,12 +230,6 @@ export class DeploymentWork {
       const said = { deployment_id: deploymentId, ...payload };
       await appendEvent(trx, userId, { type: event, actor: 'reconciler', requestId: null, payload: said });
     });
-  }
-
-  /** The same, in one statement with what else is said meanwhile: after a restart every link comes up within a moment. */
-  lookAgainSoon(deploymentId: string): Promise<void> {
-    this.#toMark.add(deploymentId);
-    return (this.#marking ??= this.#markAll().finally(() => (this.#marking = undefined)));
   }
 
   async #markAll(): Promise<void> {
