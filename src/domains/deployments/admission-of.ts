@@ -13,6 +13,7 @@ export interface AdmissionSettings {
   memoryOvercommit: number;
   startsAtOnce: number;
   engineDataDir: string;
+  diskDir: string;
   diskReserveMib: number;
 }
 
@@ -22,7 +23,7 @@ export function admissionOf(
   parts: { db: Kysely<Schema>; bus: Bus; tiers: Tiers; host: (() => Promise<HostRoom>) | undefined },
 ): Admission {
   const { db, bus, tiers } = parts;
-  const host = parts.host ?? hostRoom({ memoryMib: settings.hostMemoryMib, folder: settings.engineDataDir });
+  const host = parts.host ?? hostRoom({ memoryMib: settings.hostMemoryMib, folders: [settings.engineDataDir, settings.diskDir] });
   return new Admission({
     db,
     bus,
