@@ -205,22 +205,24 @@ export class PostgresBus implements Bus {
   }
 }
 
-const TOPICS: ReadonlySet<string> = new Set<Message['topic']>([
-  'key',
-  'user',
-  'agent',
-  'deployment',
-  'instance',
-  'event',
-  'tier',
-  'vault',
-  'beat',
-]);
+/** A record and no list: one that is missing is an error of types. */
+const TOPICS: Record<Message['topic'], true> = {
+  key: true,
+  user: true,
+  agent: true,
+  deployment: true,
+  instance: true,
+  event: true,
+  tier: true,
+  vault: true,
+  snapshot: true,
+  beat: true,
+};
 
 function parse(text: string): Message | undefined {
   try {
     const value = JSON.parse(text) as Partial<Message> | null;
-    return typeof value?.id === 'string' && typeof value.from === 'string' && TOPICS.has(value.topic ?? '')
+    return typeof value?.id === 'string' && typeof value.from === 'string' && Object.hasOwn(TOPICS, value.topic ?? '')
       ? (value as Message)
       : undefined;
   } catch {
