@@ -10,6 +10,7 @@ import { events } from './events.js';
 import { files } from './files.js';
 import { get } from './get.js';
 import { llm } from './llm.js';
+import { logs } from './logs.js';
 import { memory } from './memory.js';
 import { provision } from './provision.js';
 import { secrets } from './secrets.js';
@@ -34,6 +35,7 @@ const BENCHES: Record<string, Bench> = {
   get,
   events,
   files,
+  logs,
   memory,
   secrets,
   templates,

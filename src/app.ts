@@ -42,7 +42,7 @@ import {
   signOff,
   takeUid,
 } from './domains/installation/installation.js';
-import { Logs } from './domains/logs/logs.js';
+import { Logging, type LoggingOptions } from './domains/logs/logging.js';
 import { Plugins } from './domains/plugins/plugins.js';
 import { SkillInstalls } from './domains/skills/installs.js';
 import { Skills } from './domains/skills/skills.js';
@@ -112,8 +112,9 @@ export interface AppOptions extends EventTimes {
   rest?: Pick<RestJobOptions, 'everyMs' | 'pausedS'>;
   /** What the host has, where it is not to be measured. */
   host?: () => Promise<HostRoom>;
-  /** How often what runs is measured, where it is not to be as usual. */
+  /** How often what runs is measured, and what collecting logs may take, where it is not to be as usual. */
   vitals?: { everyS: number; lookEveryMs: number };
+  logs?: LoggingOptions['limits'];
   /** How often heartbeats, and what is to happen to snapshots by itself, are looked at, where it is not to be as usual. */
   heartbeats?: { everyMs: number };
   snapshots?: { everyMs: number };
@@ -135,6 +136,7 @@ export interface App {
 export function createApp(options: AppOptions): App {
   const { config, secrets, database, vault, installation, runtime, processId, log, version } = options;
   const { db, bus } = database;
+  const around = { db, bus, log, processId };
   const stallTimeoutMs = config.providerStallTimeoutMs;
   const providers = createProviders({ ...config, transport: { firstByteTimeoutMs: stallTimeoutMs, stallTimeoutMs } }, secrets);
   const registry = new ProviderRegistry(providers);
@@ -196,8 +198,7 @@ export function createApp(options: AppOptions): App {
   // The templates need the agents first; by the time that an agent is made, they are there.
   const checkRoom: AgentsOptions['checkRoom'] = (trx, userId) => templates.checkRoom(trx, userId);
   const agents = new Agents({
-    db,
-    bus,
+    ...around,
     tiers,
     keys,
     deployments,
@@ -232,21 +233,19 @@ export function createApp(options: AppOptions): App {
   const state = new StateClient({ links });
   const shaped = { agents, arrivals: new AgentArrivals({ deployments }), configs, plugins, skills, templates, checkModel };
   const snapshots = new Snapshots({ db, bus, log, vault, chat, deployments, state, config, ...shaped });
-  const others = [...events.erasers, new Outbox()];
-  const erasers = [audit, snapshots, chat, heartbeats, userSecrets, templates, plugins, skills, traffic, usage, ...others];
+  const logging = new Logging({ ...around, runtime, dir: config.logDir, secrets: userSecrets, limits: options.logs });
+  const rows = [heartbeats, userSecrets, templates, plugins, skills, traffic, usage, logging.logs, ...events.erasers, new Outbox()];
+  const erasers = [audit, snapshots, chat, ...rows];
   const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers });
   const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
-  const logs = new Logs({ db, bus, runtime, secrets: userSecrets });
   const vitals = new Vitals({ db, bus, runtime, files: fileClient, log, everyS: options.vitals?.everyS ?? 60 });
+  const { logs } = logging;
   const explain = new Explain({ db, runtime, logs, deployments, checkModel, reaches: (id) => gateway.reaches(id) });
   const { health, figures } = createWatching({ db, runtime, config, vault, links, audit, metrics });
 
   const rotation = new VaultRotation({
-    db,
-    bus,
+    ...around,
     vault,
-    log,
-    processId,
     files: options.keyFiles,
     alone: database.kind === 'pglite',
     resealed: [new DataKeys({ vault, log }), new KeptAnswers({ vault }), audit.resealed],
@@ -272,7 +271,7 @@ export function createApp(options: AppOptions): App {
     heartbeats,
     installs,
     keys,
-    logs,
+    logs: logging.logs,
     metrics,
     plugins,
     publicUrl: config.publicUrl,
@@ -317,6 +316,7 @@ export function createApp(options: AppOptions): App {
     packageOf: (...of) => skills.packageOf(...of),
   });
   const reconciler = new Reconciler({
+    ...around,
     work,
     assembly,
     replacements: new Replacements({ db, bus, agents: { giveAcrossTenants, settleAcrossTenants } }),
@@ -326,12 +326,11 @@ export function createApp(options: AppOptions): App {
     runtime,
     vitals,
     admission,
+    lastWords: (instanceId) => logging.lastWords(instanceId),
     links,
     gateway,
     installationId: installation.id,
     image,
-    bus,
-    log,
     meters: metrics,
     orphanGraceMs,
     ...options.reconciler,
@@ -347,6 +346,7 @@ export function createApp(options: AppOptions): App {
     linkSync,
     admit,
     erase,
+    ...logging.loops,
     ...[
       heartbeatJob(db, processId),
       beatJob(heartbeats, options.heartbeats?.everyMs),
@@ -375,6 +375,7 @@ export function createApp(options: AppOptions): App {
       await rotation.join();
       await audit.begin();
       if (database.kind === 'pglite') await work.dropAllLeases();
+      await logging.prepare(database.kind === 'pglite');
       bus.subscribe('deployment', () => admission.isWaited && admit.wake());
       bus.subscribe('user', () => erase.wake());
       bus.subscribe('vault', () => rotate.wake());
@@ -393,6 +394,7 @@ export function createApp(options: AppOptions): App {
       // Together: the turns that run must end in a clear error now, however long the engine takes to answer.
       await Promise.all([reconciler.stop(), heartbeats.stop(), llm.close().then(() => links.shutdown())]);
       await Promise.all([snapshots.stop(), ...loops.map((loop) => loop.stop())]);
+      await logging.stop();
       await counter.stop();
       await traffic.flush();
       await audit.flush();

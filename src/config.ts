@@ -13,6 +13,8 @@ export interface Config {
   /** Where volumes lie that are file systems of their own, and whether new ones are. */
   diskDir: string;
   diskLimits: 'auto' | 'hard' | 'soft';
+  /** What instances print is kept there. */
+  logDir: string;
   runtime: 'docker' | 'process';
   dockerHost: string | undefined;
   agentImage: string;
@@ -156,6 +158,7 @@ export const Environment = z.object({
   LINK_DIR: z.string().optional(),
   DISK_DIR: z.string().optional(),
   DISK_LIMITS: z.enum(['auto', 'hard', 'soft'], { error: 'must be auto, hard or soft' }).default('auto'),
+  LOG_DIR: z.string().optional(),
   RUNTIME: z.enum(['docker', 'process'], { error: 'must be docker or process' }).default('docker'),
   DOCKER_HOST: z.string().optional(),
   AGENT_IMAGE: z.string().default('berth-agent:latest'),
@@ -217,6 +220,7 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       // Beside the links, which all processes of a host have in common, as they must have these.
       diskDir: e.DISK_DIR === undefined ? resolve(linkDir, '../disks') : resolve(e.DISK_DIR),
       diskLimits: e.DISK_LIMITS,
+      logDir: e.LOG_DIR === undefined ? resolve(linkDir, '../logs') : resolve(e.LOG_DIR),
       runtime: e.RUNTIME,
       dockerHost: e.DOCKER_HOST,
       agentImage: e.AGENT_IMAGE,

@@ -92,6 +92,8 @@ const OWNERS: Record<string, string> = {
   deployment_revisions: 'deployments',
   idempotency_keys: 'idempotency',
   installation: 'installation',
+  log_segments: 'logs',
+  log_streams: 'logs',
   plugins: 'plugins',
   agent_plugins: 'plugins',
   heartbeats: 'heartbeats',

@@ -14,6 +14,7 @@ import type { DeploymentRevisionsTable, DeploymentsTable, InstancesTable } from 
 import type { HeartbeatRunsTable, HeartbeatsTable } from '../domains/heartbeats/heartbeats.table.js';
 import type { IdempotencyKeysTable } from '../domains/idempotency/idempotency.table.js';
 import type { InstallationTable, ProcessesTable } from '../domains/installation/installation.table.js';
+import type { LogSegmentsTable, LogStreamsTable } from '../domains/logs/logs.table.js';
 import type { AgentPluginsTable, PluginsTable } from '../domains/plugins/plugins.table.js';
 import type { AgentSkillsTable, SkillPackagesTable, SkillsTable, SkillVersionsTable } from '../domains/skills/skills.table.js';
 import type {
@@ -57,6 +58,8 @@ export interface Schema {
   idempotency_keys: IdempotencyKeysTable;
   installation: InstallationTable;
   instances: InstancesTable;
+  log_segments: LogSegmentsTable;
+  log_streams: LogStreamsTable;
   plugins: PluginsTable;
   processes: ProcessesTable;
   skill_packages: SkillPackagesTable;

@@ -1,3 +1,5 @@
+import { setMaxListeners } from 'node:events';
+
 /** A signal that aborts when any of several does, until it is released. */
 export interface JoinedSignal {
   signal: AbortSignal;
@@ -12,6 +14,8 @@ export interface JoinedSignal {
 export function joinSignals(...sources: AbortSignal[]): JoinedSignal {
   const controller = new AbortController();
   const abort = (event: Event) => controller.abort((event.target as AbortSignal).reason);
+  // As many as there is work to be cut off at once; what is over lets go.
+  setMaxListeners(0, ...sources);
   for (const source of sources) {
     if (source.aborted) controller.abort(source.reason);
     else source.addEventListener('abort', abort, { once: true });

@@ -1,4 +1,4 @@
-import { Bucket } from './bucket.js';
+import { Bucket } from '../lib/bucket.js';
 import type { LinkLimits } from './limits.js';
 
 /** How one instance has behaved towards this process: its allowances, and the penalty it is under. */

@@ -1,7 +1,7 @@
 import http2, { type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2';
 import type { Socket } from 'node:net';
 import { AppError, messageOf, NotSent } from '../lib/errors.js';
-import { Bucket } from './bucket.js';
+import { Bucket } from '../lib/bucket.js';
 import { exchange } from './exchange.js';
 import type { LinkLimits } from './limits.js';
 import { type Cost, CostMeter, FRAMING_FACTOR, FREE_PIECES, TINY_BYTES } from './meter.js';

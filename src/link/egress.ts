@@ -3,7 +3,7 @@ import type { Resolver } from 'node:dns/promises';
 import type { BlockList, Socket } from 'node:net';
 import { AppError, type ErrorCode, messageOf } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
-import { Bucket } from './bucket.js';
+import { Bucket } from '../lib/bucket.js';
 import { checkHostHeader, type ForwardTarget, forwardRequest, parseAbsoluteForm } from './forward.js';
 import type { LinkIdentity } from './link.js';
 import type { Egress } from './listener.js';

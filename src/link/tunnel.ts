@@ -1,5 +1,5 @@
 import { isIP, type Socket } from 'node:net';
-import type { Bucket } from './bucket.js';
+import type { Bucket } from '../lib/bucket.js';
 import { type ClientHello, MAX_HELLO_BYTES, readClientHello } from './client-hello.js';
 
 export interface TunnelOptions {

@@ -17,11 +17,14 @@ import type { Step } from './plan.js';
 import { Holding } from './holding.js';
 import type { Progress } from './progress.js';
 import { Replacer, shareOf } from './replacer.js';
+import { takeAway } from './removal.js';
 import { imageOf, instanceName, isOverfull, limitsOf, limitsText, refusedLimits, specFor, specHashOf, wishOf } from './spec.js';
 
 export interface Hands {
   work: DeploymentWork;
   runtime: Runtime;
+  /** Resolves once what an instance printed before it ended has been read, or after a moment. */
+  lastWords(instanceId: string): Promise<void>;
   links: LinkHost;
   admission: Pick<Admission, 'ask'>;
   gateway: GatewayClient;
@@ -120,10 +123,9 @@ export class Apply {
 
   /** Ends the live instance: the container first, then its folder and its row, so that a crash between them leaves the row to find it by. */
   async end(lease: Lease, leased: Leased, { why, graceMs }: { why: string; graceMs: number }, keepsRoom: boolean): Promise<void> {
-    const { runtime, links, work } = this.#hands;
+    const { links, work } = this.#hands;
     const instance = liveOf(leased);
-    if (graceMs > 0) await runtime.stop(instance.name, graceMs);
-    await runtime.remove(instance.name);
+    await takeAway(this.#hands, instance, graceMs);
     await links.remove(instance.id);
     await work.updateInstance(lease, instance.id, { ended: why }, keepsRoom ? {} : { room_mib: null });
     // Until the row said so, this process may have begun to listen for it again.

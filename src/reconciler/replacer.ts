@@ -4,6 +4,7 @@ import type { InstanceConfig } from '../gateway/instance-config.js';
 import { messageOf } from '../lib/errors.js';
 import type { Hands, Next } from './apply.js';
 import type { Step } from './plan.js';
+import { takeAway } from './removal.js';
 
 type Instance = NonNullable<Leased['instance']>;
 
@@ -85,10 +86,8 @@ export class Replacer {
   }
 
   async #remove(instance: Instance, graceMs: number): Promise<void> {
-    const { runtime, links } = this.#hands;
-    if (graceMs > 0) await runtime.stop(instance.name, graceMs);
-    await runtime.remove(instance.name);
-    await links.remove(instance.id);
+    await takeAway(this.#hands, instance, graceMs);
+    await this.#hands.links.remove(instance.id);
   }
 }
 

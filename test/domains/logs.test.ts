@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import { LastLines, lineOf, Mark } from '../../src/domains/logs/line.js';
-import { sinceMs } from '../../src/domains/logs/logs.schema.js';
+import { lineOf } from '../../src/domains/logs/line.js';
+import { timeMs } from '../../src/domains/logs/logs.schema.js';
+import { Mark, type MarkValue, Resumption } from '../../src/domains/logs/mark.js';
 import { redact } from '../../src/domains/logs/redact.js';
 
 const raw = (text: string, time = '2026-11-22T10:00:00.000Z') => ({ time, stream: 'stdout' as const, text });
@@ -67,36 +68,49 @@ describe('a line', () => {
     },
   );
 
+  test('that names an agent of another deployment is nobody’s, and told whole; its time is the engine’s', () => {
+    const forged = JSON.stringify({ time: '1999-01-01T00:00:00Z', level: 'error', agent: 'theirs', msg: 'it was them' });
+    expect(lineOf(raw(forged), 'dep_1', undefined, (agent) => agent === 'mine')).toMatchObject({
+      time: '2026-11-22T10:00:00.000Z',
+      level: 'error',
+      agent: null,
+      message: forged,
+    });
+  });
+
   test('is cut, and no key comes to light by the cut', () => {
     const { message } = lineOf(raw(`${'x'.repeat(16_370)} sk-${'a'.repeat(40)}`), 'd');
     expect(message.length).toBeLessThanOrEqual(16_384);
     expect(message).not.toContain('sk-a');
+    expect(lineOf(raw('y'.repeat(1_000_000)), 'd').message).toMatch(/^y{16000,} \[cut: it has 1000000 characters\]$/);
     expect(
       lineOf(raw(JSON.stringify({ msg: 'x', level: 'y'.repeat(1_000_000), agent: 'z'.repeat(1_000_000) })), 'd'),
     ).toMatchObject({ level: 'y'.repeat(100), agent: 'z'.repeat(100) });
   });
 });
 
-test('the last lines are as many as asked for, and not too much text', () => {
-  const last = new LastLines(3, 100);
-  for (let n = 0; n < 5_000; n++) last.add(lineOf(raw(`line ${n}`), 'd'));
-  expect(last.lines.map(({ message }) => message)).toEqual(['line 4997', 'line 4998', 'line 4999']);
-  last.add(lineOf(raw('y'.repeat(95)), 'd'));
-  expect(last.lines).toHaveLength(1);
-  const none = new LastLines(0);
-  none.add(lineOf(raw('x'), 'd'));
-  expect(none.lines).toEqual([]);
-});
+describe('a second look at an instance', () => {
+  const markOf = (...times: string[]): MarkValue => {
+    const mark = new Mark();
+    for (const time of times) mark.note(time);
+    return mark.value;
+  };
+  const see = (mark: MarkValue, window: number, ...times: string[]) => {
+    const resumption = new Resumption(mark, window);
+    return times.map((time) => resumption.see(time)).join(' ');
+  };
 
-test('a mark lets every line through once, also those of one time', () => {
-  const mark = new Mark();
-  const lines = ['1', '1', '2', '2', '2'].map((time, n) => raw(String(n), time));
-  for (const line of lines.slice(0, 3)) mark.note(line);
-  const second = mark.newOnes();
-  expect(lines.filter(second).map(({ text }) => text)).toEqual(['3', '4']);
-  const third = mark.newOnes();
-  expect(lines.filter(third)).toEqual([]);
-  expect(third(raw('5', '2'))).toBe(true);
+  test.each<[string, MarkValue, number, string[], string]>([
+    ['after nothing: all is new', markOf(), 9, ['1', '1'], 'new new'],
+    ['the same again: nothing is', markOf('1', '2'), 9, ['1', '2'], 'old old'],
+    ['lines of one time are counted', markOf('1', '2', '2'), 9, ['1', '2', '2', '2', '2', '3'], 'old old old new new new'],
+    ['lines of one time, some of them new', markOf('1', '2'), 9, ['2', '2'], 'old new'],
+    ['a clock that was set back, after the last line', markOf('5', '6'), 9, ['5', '6', '3', '6', '4'], 'old old new new new'],
+    ['the last line is gone', markOf('1', '2'), 9, ['4', '5'], 'missed new'],
+    ['the last line is gone, and a clock was set back', markOf('8'), 2, ['3', '4', '5', '9'], 'old old missed new'],
+  ])('%s', (_, mark, window, times, expected) => {
+    expect(see(mark, window, ...times)).toBe(expected);
+  });
 });
 
 test.each<[string, number | undefined]>([
@@ -114,5 +128,5 @@ test.each<[string, number | undefined]>([
   ['10x', undefined],
   ['Nov 21 2026', undefined],
 ])('since %j', (text, expected) => {
-  expect(sinceMs(text, 1_000_000_000_000)).toBe(expected);
+  expect(timeMs(text, 1_000_000_000_000)).toBe(expected);
 });

@@ -293,6 +293,7 @@ describe.each(databaseKinds)('secrets on %s', (kind) => {
         agent: 'hunter2/hunter2',
       }),
     );
+    await until(async () => (await app.get('/api/v1/logs', user.key)).json.data.length === 3, 'the lines to be kept');
     const said = await app.get('/api/v1/logs?tail=2', user.key);
     expect(said.text).not.toMatch(/hunter2|aHVudGVyM/);
     expect(said.json.data[0].message).toBe('plain [secret DB], url [secret DB], password=[secret DB]');

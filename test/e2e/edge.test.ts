@@ -48,7 +48,6 @@ describe('the edge of the whole app', () => {
       paths[`${ofUser}/agents/{agent}/chat/stream`].post,
       paths['/v1/chat/completions'].post,
       paths[`${ofUser}/agents/{agent}/ping`].get,
-      paths[`${ofUser}/logs`].get,
     ];
     for (const { responses } of waiting) expect(Object.keys(responses)).toEqual(expect.arrayContaining(['502', '503', '504']));
     expect(Object.keys(paths[`${ofUser}/keys`].get.responses)).not.toContain('504');

@@ -42,7 +42,7 @@ export class Explain {
       store.readTurnsNow(db, userId, id),
       store.readLastFailure(db, userId, deployment_id),
       store.readLastEvents(db, userId, { agentId: id, deploymentId: deployment_id }, EVENTS_SHOWN),
-      logs.lastOf(userId, { deploymentId: deployment_id, agent: name, instance: instance_name }, LINES_SHOWN, signal),
+      logs.lastOf(userId, { deploymentId: deployment_id, agent: name }, LINES_SHOWN, signal),
     ]);
     const linked = instance_id !== null && reaches(instance_id);
     const lastTurn = turns.last ? turnOf(turns.last) : null;

@@ -17,6 +17,8 @@ export const TierAnswer = z
       requests_per_minute: z.number().int(),
       tokens_per_month: z.number().int().nullable(),
       idle_timeout_s: z.number().int().nullable(),
+      log_days: z.number().int().openapi({ description: 'How long what containers print is kept.' }),
+      log_mib: z.number().int().openapi({ description: 'How much of it is kept.' }),
     }),
   })
   .openapi('Tier');

@@ -12,6 +12,9 @@ export interface TiersTable {
   tokens_per_month: string | number | null;
   /** Seconds without work after which a deployment may sleep. null = never. */
   idle_timeout_s: number | null;
+  /** How long, and how much, of what a user's containers print is kept. */
+  log_days: Generated<number>;
+  log_mib: Generated<number>;
   created_at: Generated<Date>;
   updated_at: Generated<Date>;
 }

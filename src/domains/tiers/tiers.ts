@@ -70,6 +70,8 @@ function answerOf(tier: Tier): TierAnswer {
       requests_per_minute: tier.requests_per_minute,
       tokens_per_month: tier.tokens_per_month === null ? null : Number(tier.tokens_per_month),
       idle_timeout_s: tier.idle_timeout_s,
+      log_days: tier.log_days,
+      log_mib: tier.log_mib,
     },
   };
 }
