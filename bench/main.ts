@@ -9,6 +9,7 @@ import { context } from './context.js';
 import { events } from './events.js';
 import { files } from './files.js';
 import { get } from './get.js';
+import { journal } from './journal.js';
 import { llm } from './llm.js';
 import { logs } from './logs.js';
 import { memory } from './memory.js';
@@ -31,6 +32,7 @@ const BENCHES: Record<string, Bench> = {
   claim,
   wake,
   chat,
+  journal,
   llm,
   get,
   events,

@@ -15,6 +15,7 @@ import * as revisions from './0013_revisions.js';
 import * as limits from './0014_limits.js';
 import * as events from './0015_events.js';
 import * as webhooks from './0016_webhooks.js';
+import * as journal from './0017_journal.js';
 import * as logs from './0018_logs.js';
 import * as audit from './0019_audit.js';
 import * as endedInstances from './0021_ended_instances.js';
@@ -37,6 +38,7 @@ export const migrations: Record<string, Migration> = {
   '0014_limits': limits,
   '0015_events': events,
   '0016_webhooks': webhooks,
+  '0017_journal': journal,
   '0018_logs': logs,
   '0019_audit': audit,
   '0021_ended_instances': endedInstances,

@@ -1,4 +1,5 @@
 import { createApi } from './api.js';
+import { chatParts } from './app-chat.js';
 import { createEvents, type EventTimes } from './app-events.js';
 import type { Config, Secrets } from './config.js';
 import type { Database } from './db/open.js';
@@ -13,9 +14,6 @@ import { Assembly } from './domains/assembly/assembly.js';
 import { Audit } from './domains/audit/audit.js';
 import { auditJobs } from './domains/audit/audit.jobs.js';
 import { ApiKeys } from './domains/api-keys/api-keys.js';
-import { Chat } from './domains/chat/chat.js';
-import { settleTurnsJob } from './domains/chat/chat.jobs.js';
-import { Completions } from './domains/chat/completions.js';
 import { Context } from './domains/context/context.js';
 import { TokenCounter } from './domains/context/token-counter.js';
 import { Configs } from './domains/configs/configs.js';
@@ -108,6 +106,8 @@ export interface AppOptions extends EventTimes {
   clawhub?: ClawHubOptions['limits'];
   /** How long files may stand still, where it is not to be as usual: the times of the link's side, and the pace of clients. */
   files?: { times?: Partial<FileTimes>; pace?: EdgeOptions['pace'] };
+  /** How long another process is silent before its turns are taken over, where it is not to be as usual. */
+  turns?: { deadAfterS: number };
   /** When idle deployments rest, where it is not to be as usual. */
   rest?: Pick<RestJobOptions, 'everyMs' | 'pausedS'>;
   /** What the host has, where it is not to be measured. */
@@ -225,7 +225,10 @@ export function createApp(options: AppOptions): App {
     checkModel,
     images: config.agentImages,
   });
-  const chat = new Chat({ db, log, agents, gateway, processId, readyTimeoutMs: config.readyTimeoutMs });
+  // The users come later; by the time that one is looked for, they are there.
+  const resolveUser = (name: string) => users.resolve(name);
+  const chats = chatParts(options, { agents, links, gateway, resolveUser });
+  const { chat, turns } = chats;
   const heartbeats = new Heartbeats({ db, log, agents, chat, configs, templates, processId });
   const fileClient = new FilesClient({ links, times: options.files?.times });
   const files = new Files({ db, log, agents, client: fileClient, readyTimeoutMs: config.readyTimeoutMs });
@@ -234,10 +237,20 @@ export function createApp(options: AppOptions): App {
   const shaped = { agents, arrivals: new AgentArrivals({ deployments }), configs, plugins, skills, templates, checkModel };
   const snapshots = new Snapshots({ db, bus, log, vault, chat, deployments, state, config, ...shaped });
   const logging = new Logging({ ...around, runtime, dir: config.logDir, secrets: userSecrets, limits: options.logs });
-  const rows = [heartbeats, userSecrets, templates, plugins, skills, traffic, usage, logging.logs, ...events.erasers, new Outbox()];
+  const rows = [
+    heartbeats,
+    userSecrets,
+    templates,
+    plugins,
+    skills,
+    traffic,
+    usage,
+    logging.logs,
+    ...events.erasers,
+    new Outbox(),
+  ];
   const erasers = [audit, snapshots, chat, ...rows];
-  const users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers });
-  const completions = new Completions({ chat, agents, resolveUser: (name) => users.resolve(name) });
+  const users: Users = new Users({ db, bus, vault, tiers, keys, agents, deployments, erasers });
   const vitals = new Vitals({ db, bus, runtime, files: fileClient, log, everyS: options.vitals?.everyS ?? 60 });
   const { logs } = logging;
   const explain = new Explain({ db, runtime, logs, deployments, checkModel, reaches: (id) => gateway.reaches(id) });
@@ -259,8 +272,7 @@ export function createApp(options: AppOptions): App {
   const api = createApi({
     agents,
     audit,
-    chat,
-    completions,
+    ...chats,
     context,
     configs,
     deployments,
@@ -352,7 +364,7 @@ export function createApp(options: AppOptions): App {
       beatJob(heartbeats, options.heartbeats?.everyMs),
       pruneBeatsJob(heartbeats),
       usageJob(usage),
-      settleTurnsJob(chat),
+      ...chats.jobs,
       pruneIdempotencyJob(idempotency),
       moveAgentsJob(moves),
       ...snapshotJobs(snapshots, options.snapshots?.everyMs),
@@ -392,7 +404,7 @@ export function createApp(options: AppOptions): App {
       stopping = true;
       await events.stop();
       // Together: the turns that run must end in a clear error now, however long the engine takes to answer.
-      await Promise.all([reconciler.stop(), heartbeats.stop(), llm.close().then(() => links.shutdown())]);
+      await Promise.all([reconciler.stop(), heartbeats.stop(), turns.stop(), llm.close().then(() => links.shutdown())]);
       await Promise.all([snapshots.stop(), ...loops.map((loop) => loop.stop())]);
       await logging.stop();
       await counter.stop();

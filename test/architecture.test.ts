@@ -87,6 +87,8 @@ const OWNERS: Record<string, string> = {
   audit_receipts: 'audit',
   conversations: 'chat',
   turns: 'chat',
+  turn_events: 'chat',
+  forgotten_conversations: 'chat',
   deployments: 'deployments',
   instances: 'deployments',
   deployment_revisions: 'deployments',

@@ -6,18 +6,21 @@ import { StreamedCompletion, WholeCompletion, modelErrorBody, type ErrorBody } f
 import { parseConfig, parseRelease } from './config.js';
 import { HttpError, ModelError, TurnStopped, invalid } from './errors.js';
 import type { FileRoutes } from './files/routes.js';
+import type { KeptTurns } from './kept-turns.js';
 import type { Leases } from './leases.js';
 import { errorCode, type Log } from './log.js';
 import type { Packages } from './packages/packages.js';
 import type { Roster } from './roster.js';
 import type { RunningTurns } from './running.js';
-import { EventStream, type Response } from './sse.js';
+import { type EventSink, EventStream, type Response } from './sse.js';
 import type { TurnEnd, TurnInput, TurnOutput, Turns } from './turn.js';
+import { TurnRoutes } from './turn-routes.js';
 
 export interface ApiOptions {
   roster: Roster;
   turns: Turns;
   running: RunningTurns;
+  kept: KeptTurns;
   packages: Packages;
   files: FileRoutes;
   leases: Leases;
@@ -53,6 +56,10 @@ const AGENT_CONTEXT = /^\/berth\/v1\/agents\/([^/]+)\/context$/;
 const TURN_ID = /^[\w.:-]{1,128}$/;
 /** https://www.w3.org/TR/trace-context/#traceparent-header, version 00. */
 const TRACEPARENT = /^00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$/;
+const AGENT_CONVERSATION = /^\/berth\/v1\/agents\/([^/]+)\/conversations\/([\w.:-]{1,128})$/;
+const TURN = /^\/berth\/v1\/turns\/([\w.:-]{1,128})$/;
+const TURN_WRITTEN = /^\/berth\/v1\/turns\/([\w.:-]{1,128})\/written$/;
+const TURN_CANCEL = /^\/berth\/v1\/turns\/([\w.:-]{1,128})\/cancel$/;
 
 /** The gateway's HTTP interface, the same over the link (HTTP/2) and on a port (HTTP/1.1). */
 export class Api {
@@ -65,6 +72,7 @@ export class Api {
 
   constructor(options: ApiOptions) {
     this.#options = options;
+    const turns = new TurnRoutes({ ...options, bodies: this.#bodies });
     const health: Handler = (_request, response) => sendJson(response, 200, { ok: true, status: 'live' });
     const ready: Handler = (_request, response) => this.#ready(response);
     this.#routes = new Map<string, Route>([
@@ -95,6 +103,28 @@ export class Api {
         },
       ],
       [AGENT_CONTEXT, { methods: { GET: (_request, response, _origin, [agent]) => this.#context(response, agent as string) } }],
+      [
+        AGENT_CONVERSATION,
+        {
+          methods: {
+            DELETE: (_request, response, _origin, [agent, user]) => this.#forget(response, agent as string, user as string),
+          },
+        },
+      ],
+      [TURN, { methods: { GET: (request, response, _origin, [turn]) => turns.follow(request, response, turn as string) } }],
+      [
+        TURN_WRITTEN,
+        {
+          methods: {
+            PUT: async (request, response, _origin, [turn]) =>
+              sendJson(response, 200, await turns.written(request, turn as string)),
+          },
+        },
+      ],
+      [
+        TURN_CANCEL,
+        { methods: { POST: (_request, response, _origin, [turn]) => sendJson(response, 202, turns.cancel(turn as string)) } },
+      ],
     ];
   }
 
@@ -194,6 +224,14 @@ export class Api {
     sendJson(response, 200, this.#options.turns.describe(agent));
   }
 
+  /** Nothing of that conversation is here when the answer comes. */
+  async #forget(response: Response, agentId: string, user: string): Promise<void> {
+    const { roster, turns } = this.#options;
+    if (!roster.get(agentId)) throw new HttpError(404, 'not_found', 'There is no such agent here.', {}, { code: 'not_found' });
+    await turns.forget(agentId, user);
+    sendJson(response, 200, { deleted: true });
+  }
+
   async #chat(request: Request, response: Response, origin: Origin): Promise<void> {
     if (this.#draining) throw new HttpError(503, 'unavailable', 'The instance is stopping.');
     if (this.#options.roster.version === undefined) throw new HttpError(503, 'unavailable', 'No config was applied yet.');
@@ -219,20 +257,29 @@ export class Api {
       const withTools = request.headers['x-berth-events'] === '1';
       const allNew = request.headers['x-berth-new'] === 'all';
       const traceparent = traceparentIn(request);
-      await this.#turn({ turnId, traceparent, agent, request: chat, socket: origin.socket, allNew }, response, origin, withTools);
+      const kept = request.headers['x-berth-keep'] === '1' && chat.stream;
+      const begun = kept ? this.#options.kept.get(turnId) : undefined;
+      // Asked for twice, as by a Berth process that cannot know whether its word had come: it runs once.
+      if (begun?.holdsAfter(0)) return begun.follow(response, 0);
+      if (begun) throw new HttpError(409, 'conflict', 'The turn has run already.', {}, { code: 'begun' });
+      const input = { turnId, traceparent, agent, request: chat, socket: origin.socket, allNew, kept };
+      await this.#turn(input, response, origin, withTools);
     } finally {
       body.release();
     }
   }
 
-  /** Runs the turn and answers with it. A client that goes away ends it; a lost link does not. */
+  /** Runs the turn and answers with it. A client that goes away ends it, unless it is kept; a lost link does not. */
   async #turn(input: TurnInput, response: Response, origin: Origin, withTools: boolean): Promise<void> {
     const controller = new AbortController();
     response.once('close', () => {
-      if (!response.writableEnded && !origin.linkLost()) controller.abort(new TurnStopped('disconnected'));
+      if (!input.kept && !response.writableEnded && !origin.linkLost()) controller.abort(new TurnStopped('disconnected'));
     });
-    const answer = input.request.stream ? this.#streamed(input, response, withTools) : this.#whole(input, response);
-    await this.#options.running.run(input.agent.id, controller, async (signal) => {
+    const answer = input.request.stream
+      ? this.#streamed(input, response, withTools, controller.signal)
+      : this.#whole(input, response);
+    const ids = { agentId: input.agent.id, turnId: input.turnId };
+    await this.#options.running.run(ids, controller, async (signal) => {
       const started = performance.now();
       let outcome = 'failed';
       try {
@@ -243,6 +290,7 @@ export class Api {
         outcome = error instanceof TurnStopped ? error.why : errorCode(error);
         answer.fail(error);
       } finally {
+        if (input.kept) this.#options.kept.ended(input.turnId);
         const durationMs = Math.round(performance.now() - started);
         this.#options.log.info('turn ended', {
           agent: input.agent.id,
@@ -255,14 +303,22 @@ export class Api {
     });
   }
 
-  #streamed({ turnId, request }: TurnInput, response: Response, withTools: boolean): Answer {
-    const output = new StreamedCompletion(new EventStream(response), { turnId, model: request.model, withTools });
+  #streamed({ turnId, request, kept }: TurnInput, response: Response, withTools: boolean, signal: AbortSignal): Answer {
+    const events = kept ? this.#log(turnId, response, signal) : new EventStream(response);
+    const output = new StreamedCompletion(events, { turnId, model: request.model, withTools });
     output.begin();
     return {
       output,
       succeed: (end) => output.finish(end, request.includeUsage),
       fail: (error) => output.fail(this.#describe(error).body),
     };
+  }
+
+  #log(turnId: string, response: Response, signal: AbortSignal): EventSink {
+    const log = this.#options.kept.begin(turnId);
+    signal.addEventListener('abort', () => log.release(), { once: true });
+    log.follow(response, 0);
+    return log;
   }
 
   #whole({ turnId, request }: TurnInput, response: Response): Answer {

@@ -1,5 +1,5 @@
 import type { ModelError } from './errors.js';
-import type { EventStream } from './sse.js';
+import type { EventSink } from './sse.js';
 import type { ToolCall } from './answer.js';
 import type { TurnEnd, TurnOutput } from './turn.js';
 
@@ -9,12 +9,14 @@ const MOST_EVENT_CHARS = 100_000;
 
 /** A turn's output as `chat.completion.chunk` events, and as `tool_call` and `tool_result` events where Berth asked for them. */
 export class StreamedCompletion implements TurnOutput {
-  readonly #events: EventStream;
+  readonly #events: EventSink;
   readonly #withTools: boolean;
   readonly #id: string;
   readonly #head: string;
+  /** The last event before what the model is saying now. */
+  #before = 0;
 
-  constructor(events: EventStream, options: { turnId: string; model: string; withTools: boolean }) {
+  constructor(events: EventSink, options: { turnId: string; model: string; withTools: boolean }) {
     this.#events = events;
     this.#withTools = options.withTools;
     const created = Math.floor(Date.now() / 1000);
@@ -26,6 +28,14 @@ export class StreamedCompletion implements TurnOutput {
   begin(): void {
     this.#events.open();
     void this.#choice('{"role":"assistant"}', null);
+  }
+
+  asks(): void {
+    this.#before = this.#events.last ?? 0;
+  }
+
+  restarted({ step, attempt }: { step: number; attempt: number }): Promise<void> | undefined {
+    return this.#events.send(JSON.stringify({ step, attempt, void_after: this.#before }), 'restarted');
   }
 
   text(delta: string): Promise<void> | undefined {
@@ -78,6 +88,10 @@ export class WholeCompletion implements TurnOutput {
   text(delta: string): undefined {
     this.#content += delta;
   }
+
+  asks(): undefined {}
+
+  restarted(): undefined {}
 
   toolCall(): undefined {}
 

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdir, open, appendFile } from 'node:fs/promises';
+import { mkdir, open, appendFile, rm } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { errorCode, type Log } from './log.js';
@@ -49,6 +49,13 @@ export class Conversations {
     } finally {
       leave();
     }
+  }
+
+  /** Forgets a conversation, on disk too, once its turns that were asked for before have ended. Whether there is one does not matter. */
+  async delete(agentId: string, user: string): Promise<void> {
+    await this.inTurn(agentId, user, new AbortController().signal, async () => undefined);
+    this.#take(`${agentId}/${fileName(user)}`);
+    await rm(join(this.#options.dirOf(agentId), fileName(user)), { force: true });
   }
 
   /** Drops what memory holds of an agent's conversations. The caller has ended its turns. */

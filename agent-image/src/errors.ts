@@ -34,19 +34,25 @@ export class ModelError extends Error {
   readonly code: string | undefined;
   /** The LLM gateway's status, where it answered with an error before any chunk. */
   readonly status: number | undefined;
+  /** Whether it was not the model that failed but the Berth process between: the same call may be made through another. */
+  readonly isLost: boolean;
 
-  constructor(message: string, options: { type?: string; code?: string | undefined; status?: number | undefined } = {}) {
+  constructor(
+    message: string,
+    options: { type?: string; code?: string | undefined; status?: number | undefined; isLost?: boolean } = {},
+  ) {
     super(message);
     this.name = 'ModelError';
     this.type = options.type ?? 'api_error';
     this.code = options.code;
     this.status = options.status;
+    this.isLost = options.isLost ?? false;
   }
 }
 
 /** Why a turn was ended by something else than its own end; the reason of the turn's AbortSignal. */
 export class TurnStopped extends Error {
-  readonly why: 'disconnected' | 'removed' | 'restored' | 'stopping' | 'moved';
+  readonly why: 'disconnected' | 'removed' | 'restored' | 'stopping' | 'moved' | 'cancelled';
 
   constructor(why: TurnStopped['why']) {
     super(
@@ -55,6 +61,7 @@ export class TurnStopped extends Error {
         removed: 'The agent was removed.',
         restored: 'The agent was put back to an earlier state while the turn ran.',
         stopping: 'The instance is stopping.',
+        cancelled: 'The turn was cancelled.',
         moved: 'The turn took longer than the replacement of its instance waits.',
       }[why],
     );

@@ -13,6 +13,10 @@ export interface ModelCall {
   body: readonly (string | Buffer)[];
   /** The socket over which the turn was asked for: its Berth process is the one most likely to be alive. */
   socket: string | undefined;
+  /** 1, or more where earlier ones were lost with the Berth process that they ran through. */
+  attempt: number;
+  /** How long to look for a Berth process that takes it. */
+  patienceMs: number;
   signal: AbortSignal;
 }
 
@@ -32,7 +36,6 @@ export interface Usage {
 
 /** Below the number of calls that Berth answers one instance at a time; those beyond it wait their turn here instead of being refused. */
 const MAX_CONNECTIONS = 40;
-const FIND_SOCKET_MS = 10_000;
 const MAX_RETRIES = 3;
 const LONGEST_WAIT_S = 2;
 const SILENCE_MS = 300_000;
@@ -67,7 +70,7 @@ export class ModelClient {
       }
     } catch (error) {
       if (call.signal.aborted) throw call.signal.reason;
-      throw error instanceof ModelError ? error : new ModelError('The connection to the model was lost.', { code: 'cut' });
+      throw error instanceof ModelError ? error : connectionLost();
     } finally {
       // Read to its end, the connection serves the next call; left in the midst of an answer, it is of no more use.
       if (done) response.resume();
@@ -83,7 +86,7 @@ export class ModelClient {
 
   /** The response to the call, status 200. A call that reached no Berth process is tried on the others for a while. */
   async #open(call: ModelCall): Promise<IncomingMessage> {
-    const giveUpAt = Date.now() + FIND_SOCKET_MS;
+    const giveUpAt = Date.now() + call.patienceMs;
     for (let attempt = 1; ; attempt++) {
       for (const socket of this.#sockets(call.socket)) {
         const response = await this.#try(socket, call, attempt);
@@ -130,7 +133,7 @@ export class ModelClient {
         if (call.signal.aborted) reject(call.signal.reason);
         else if (error instanceof ModelError) reject(error);
         else if (neverTaken(error, request.reusedSocket)) resolve(undefined);
-        else reject(new ModelError('The connection to the model was lost.', { code: 'cut' }));
+        else reject(connectionLost());
       });
       // Corked until the end, so that head and body leave together.
       request.cork();
@@ -138,6 +141,10 @@ export class ModelClient {
       request.end();
     });
   }
+}
+
+function connectionLost(): ModelError {
+  return new ModelError('The connection to the model was lost.', { code: 'cut', isLost: true });
 }
 
 function headersOf(call: ModelCall, token: string): Record<string, string | number> {
@@ -150,6 +157,7 @@ function headersOf(call: ModelCall, token: string): Record<string, string | numb
     'x-berth-agent': call.agentId,
     'x-berth-turn': call.turnId,
     ...(call.traceparent === undefined ? {} : { traceparent: call.traceparent }),
+    ...(call.attempt > 1 ? { 'x-berth-attempt': String(call.attempt) } : {}),
   };
 }
 
@@ -233,10 +241,13 @@ async function readError(response: IncomingMessage): Promise<ModelError> {
 
 function errorOf(given: NonNullable<Chunk['error']>, status?: number): ModelError {
   const word = (value: unknown) => (typeof value === 'string' && value !== '' ? value : undefined);
+  const code = word(given.code);
   return new ModelError(word(given.message) ?? 'The model failed.', {
     type: word(given.type) ?? 'api_error',
-    code: word(given.code),
+    code,
     status,
+    // What Berth says as it stops.
+    isLost: code === 'stopping',
   });
 }
 

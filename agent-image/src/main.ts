@@ -9,6 +9,7 @@ import { Departed } from './files/departed.js';
 import { FileRoutes } from './files/routes.js';
 import { Arrivals } from './files/state.js';
 import { Volume } from './files/volume.js';
+import { KeptTurns } from './kept-turns.js';
 import { Leases } from './leases.js';
 import { Links } from './link.js';
 import { ModelClient } from './llm.js';
@@ -75,7 +76,7 @@ async function main(settings: Settings): Promise<void> {
     departed,
     settled: (agentId) => running.agentSettled(agentId, SETTLE_WITHIN_MS),
   });
-  const api = new Api({ roster, turns, running, packages, files, leases, log });
+  const api = new Api({ roster, turns, running, kept: new KeptTurns(), packages, files, leases, log });
   const linkServer = new LinkServer(api, log);
   const links = new Links({ dir: settings.linkDir, credentials, accept: linkServer.accept, log });
   links.start();

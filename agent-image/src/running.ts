@@ -5,6 +5,7 @@ const STOP_WITHIN_MS = 5000;
 
 interface Running {
   agentId: string;
+  turnId: string;
   controller: AbortController;
   done: Promise<void>;
 }
@@ -18,9 +19,13 @@ export class RunningTurns {
   }
 
   /** Runs `work` as a turn of that agent. The signal given aborts with the controller, which the caller may also abort itself. */
-  async run(agentId: string, controller: AbortController, work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  async run(
+    { agentId, turnId }: { agentId: string; turnId: string },
+    controller: AbortController,
+    work: (signal: AbortSignal) => Promise<void>,
+  ): Promise<void> {
     let finish!: () => void;
-    const turn = { agentId, controller, done: new Promise<void>((resolve) => (finish = resolve)) };
+    const turn = { agentId, turnId, controller, done: new Promise<void>((resolve) => (finish = resolve)) };
     this.#turns.add(turn);
     try {
       await work(controller.signal);
@@ -28,6 +33,13 @@ export class RunningTurns {
       this.#turns.delete(turn);
       finish();
     }
+  }
+
+  /** Ends the turn of that id and says whether there was one. */
+  stopTurn(turnId: string, reason: Error): boolean {
+    const turns = [...this.#turns].filter((turn) => turn.turnId === turnId);
+    for (const { controller } of turns) controller.abort(reason);
+    return turns.length > 0;
   }
 
   /** Ends an agent's turns and waits for them, within bounds. */

@@ -5,11 +5,21 @@ const KEEP_ALIVE_MS = 30_000;
 
 export type Response = ServerResponse | Http2ServerResponse;
 
+/** Where the events of a turn go. */
+export interface EventSink {
+  /** Number of the latest event, where they are numbered. */
+  readonly last?: number;
+  open(): void;
+  /** One `data:` event, or a named one. `data` is a single line of JSON. A promise is to be waited for before more is sent. */
+  send(data: string, event?: string): Promise<void> | undefined;
+  end(): void;
+}
+
 /**
  * Writes server-sent events and knows when the reader lags: `write` gives a promise then, and whoever produces must wait for it
  * before producing more. Once the reader is gone, writes do nothing and never wait.
  */
-export class EventStream {
+export class EventStream implements EventSink {
   readonly #response: Response;
   #room: Promise<void> | undefined;
   #closed = false;
@@ -30,7 +40,6 @@ export class EventStream {
     this.#keepAlive = setInterval(() => this.#room ?? this.#write(': working\n\n'), KEEP_ALIVE_MS);
   }
 
-  /** One `data:` event, or a named one. `data` is a single line of JSON. */
   send(data: string, event?: string): Promise<void> | undefined {
     return this.#write(event === undefined ? `data: ${data}\n\n` : `event: ${event}\ndata: ${data}\n\n`);
   }

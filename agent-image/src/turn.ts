@@ -1,17 +1,29 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Agent } from './agent.js';
 import { Answer, type ToolCall } from './answer.js';
 import type { ChatRequest } from './chat-request.js';
 import { describeContext, turnContext, utcDay, type TurnContext } from './context.js';
 import type { Conversation, Conversations } from './conversation.js';
-import { TurnStopped, invalid } from './errors.js';
+import { ModelError, TurnStopped, invalid } from './errors.js';
 import type { ModelClient, Usage } from './llm.js';
 import { smallMessage, type MessageJson, type TurnMessage } from './message.js';
 import { mergeSampling } from './sampling.js';
 import { ToolBench } from './tools/bench.js';
 import type { Toolbox } from './tools/toolbox.js';
 
+/** How often one model call of a kept turn is made, when the Berth process that it runs through dies each time. */
+const MOST_ATTEMPTS = 4;
+const AGAIN_MS = 100;
+/** How long a call looks for a Berth process. A kept turn outlives the restart of the only one. */
+const PATIENCE_MS = 10_000;
+const KEPT_PATIENCE_MS = 120_000;
+
 /** Where a turn's output goes. A promise given back must be waited for before more is sent: the reader lags. */
 export interface TurnOutput {
+  /** The model is about to be asked. */
+  asks(): void;
+  /** What it said since then is void, since the call was lost: it is asked the same again. */
+  restarted(attempt: { step: number; attempt: number }): Promise<void> | undefined;
   text(delta: string): Promise<void> | undefined;
   toolCall(call: ToolCall): Promise<void> | undefined;
   toolResult(result: { id: string; name: string; ok: boolean; text: string; durationMs: number }): Promise<void> | undefined;
@@ -27,6 +39,8 @@ export interface TurnInput {
   socket: string | undefined;
   /** Whether all messages of the request are new to the conversation, and not only the last. */
   allNew?: boolean;
+  /** Whether it goes on when the Berth process that asked is gone: model calls that are lost with it are made again. */
+  kept?: boolean;
 }
 
 export interface TurnEnd {
@@ -64,6 +78,11 @@ export class Turns {
   /** What the agent's model would be sent beside the conversation, were a turn to begin now. */
   describe(agent: Agent): object {
     return describeContext(agent, turnContext(agent, this.#options.toolbox, utcDay()));
+  }
+
+  /** Forgets a conversation of that agent. */
+  forget(agentId: string, user: string): Promise<void> {
+    return this.#options.conversations.delete(agentId, user);
   }
 
   /** Rejects with `ModelError` when the model fails and with the signal's reason when that aborts. */
@@ -211,10 +230,28 @@ class Turn {
 
   async #ask(): Promise<Answer> {
     this.#steps += 1;
-    const { turnId, traceparent, agent, socket } = this.#input;
+    const spoke = this.#spoke;
+    this.#output.asks();
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#attempt(attempt);
+      } catch (error) {
+        const isLost = error instanceof ModelError && error.isLost && this.#input.kept === true;
+        if (!isLost || attempt === MOST_ATTEMPTS || this.#signal.aborted) throw error;
+        this.#partial = '';
+        this.#spoke = spoke;
+        await this.#output.restarted({ step: this.#steps, attempt: attempt + 1 });
+        await sleep(AGAIN_MS * attempt, undefined, { signal: this.#signal }).catch(() => this.#signal.throwIfAborted());
+      }
+    }
+  }
+
+  async #attempt(attempt: number): Promise<Answer> {
+    const { turnId, traceparent, agent, socket, kept } = this.#input;
     const body = bodyPieces(this.#head, this.#messages, this.#tail);
     const answer = new Answer();
-    const call = { agentId: agent.id, turnId, traceparent, body, socket, signal: this.#signal };
+    const patienceMs = kept ? KEPT_PATIENCE_MS : PATIENCE_MS;
+    const call = { agentId: agent.id, turnId, traceparent, body, socket, attempt, patienceMs, signal: this.#signal };
     for await (const delta of this.#model.stream(call)) {
       answer.take(delta);
       if (delta.usage) addUsage(this.#usage, delta.usage);

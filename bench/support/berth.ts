@@ -151,12 +151,22 @@ export class BerthAgent implements Target {
   readonly address: NetConnectOpts;
   readonly pid: number;
   readonly key: string;
+  readonly #berth: Berth;
+  readonly #more: object;
 
-  constructor(berth: Berth, key: string, name: string) {
+  /** `more`: what its requests say beside the message. */
+  constructor(berth: Berth, key: string, name: string, more: object = {}) {
     this.address = { host: '127.0.0.1', port: berth.port };
     this.pid = berth.child.pid;
     this.key = key;
+    this.#berth = berth;
     this.name = name;
+    this.#more = more;
+  }
+
+  /** The same, by streams that can be resumed. */
+  resumable(): BerthAgent {
+    return new BerthAgent(this.#berth, this.key, this.name, { resumable: true });
   }
 
   /** A request for a file of its workspace, whose body the caller sends. */
@@ -170,6 +180,7 @@ export class BerthAgent implements Target {
     const body = {
       messages: [{ role: 'user', content: messageFor(wish) }],
       ...(conversation === undefined ? {} : { conversation_id: conversation }),
+      ...this.#more,
     };
     return requestText(
       'POST',

@@ -7,7 +7,7 @@ import type {
   AuditReceiptsTable,
 } from '../domains/audit/audit.table.js';
 import type { ApiKeysTable } from '../domains/api-keys/api-keys.table.js';
-import type { ConversationsTable, TurnsTable } from '../domains/chat/chat.table.js';
+import type { ConversationsTable, ForgottenConversationsTable, TurnEventsTable, TurnsTable } from '../domains/chat/chat.table.js';
 import type { AgentConfigsTable } from '../domains/configs/configs.table.js';
 import type { SocketTicketsTable } from '../domains/events/events.table.js';
 import type { DeploymentRevisionsTable, DeploymentsTable, InstancesTable } from '../domains/deployments/deployments.table.js';
@@ -53,6 +53,7 @@ export interface Schema {
   egress_traffic: EgressTrafficTable;
   event_counters: EventCountersTable;
   events: EventsTable;
+  forgotten_conversations: ForgottenConversationsTable;
   heartbeat_runs: HeartbeatRunsTable;
   heartbeats: HeartbeatsTable;
   idempotency_keys: IdempotencyKeysTable;
@@ -75,6 +76,7 @@ export interface Schema {
   secrets: SecretsTable;
   socket_tickets: SocketTicketsTable;
   tiers: TiersTable;
+  turn_events: TurnEventsTable;
   turns: TurnsTable;
   usage: UsageTable;
   usage_months: UsageMonthsTable;

@@ -1,5 +1,5 @@
 /** What can change. A message says that something about the thing with this id is new; never what. */
-export type Topic = 'key' | 'user' | 'agent' | 'deployment' | 'instance' | 'event' | 'tier' | 'vault' | 'snapshot';
+export type Topic = 'key' | 'user' | 'agent' | 'deployment' | 'instance' | 'event' | 'tier' | 'turn' | 'vault' | 'snapshot';
 
 /**
  * Says that something changed: to this process at once, to the other Berth processes on the same Postgres by NOTIFY. Messages may be

@@ -216,6 +216,7 @@ const TOPICS: Record<Message['topic'], true> = {
   tier: true,
   vault: true,
   snapshot: true,
+  turn: true,
   beat: true,
 };
 

@@ -21,6 +21,8 @@ export interface GatewayTurn {
   user?: string | undefined;
   /** OpenAI's sampling fields, passed on as they came. */
   sampling?: Record<string, unknown>;
+  /** It goes on when nobody reads it, and its events wait until they are written down (`KeptTurnsClient`). */
+  keep?: boolean;
 }
 
 const CONFIG_TIMEOUT_MS = 10_000;
@@ -168,6 +170,7 @@ export class GatewayClient {
         'x-berth-events': '1',
         'x-berth-new': 'all',
         ...traceHeaders(),
+        ...(turn.keep ? { 'x-berth-keep': '1' } : {}),
       },
       body: JSON.stringify(body),
       timeoutMs: this.#limits.headersMs,

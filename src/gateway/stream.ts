@@ -9,11 +9,17 @@ export interface TurnUsage {
 }
 
 /** What a gateway says in the course of a turn. `chunk` is OpenAI's, parsed once; its parts are read by whoever needs them. */
-export type GatewayEvent =
+export type GatewayEvent = {
+  /** Its number, where the turn is kept; from 1 on, without a gap. */
+  seq?: number;
+} & (
   | { type: 'chunk'; chunk: GatewayChunk }
   | { type: 'tool_call'; call: { id: string; name: string; arguments: string } }
   | { type: 'tool_result'; result: { id: string; name: string; ok: boolean; preview: string; duration_ms: number } }
-  | { type: 'error'; error: { message: string; type: string; code: string | null } };
+  /** A model call was lost and is made again: what came after that event is void. */
+  | { type: 'restarted'; restart: { step: number; attempt: number; void_after: number } }
+  | { type: 'error'; error: { message: string; type: string; code: string | null } }
+);
 
 /** The parts of a `chat.completion.chunk` that Berth reads, checked. An agent gives one choice, the last chunk none. */
 export interface GatewayChunk {
@@ -71,6 +77,7 @@ export async function* readGatewayStream(
         }
         const parsed = parseEvent(event);
         if (!parsed) continue;
+        if (event.id !== undefined) parsed.seq = count(Number(event.id));
         watch.note(parsed);
         yield parsed;
       }
@@ -172,6 +179,10 @@ function parseEvent(event: EventSourceMessage): GatewayEvent | undefined {
         duration_ms: count(durationMs),
       },
     };
+  }
+  if (event.event === 'restarted') {
+    const { step, attempt, void_after: voidAfter } = value;
+    return { type: 'restarted', restart: { step: count(step), attempt: count(attempt), void_after: count(voidAfter) } };
   }
   // A gateway newer than this Berth may say more.
   return undefined;

@@ -178,7 +178,7 @@ export class Edge {
     state.setHeader(
       'Access-Control-Expose-Headers',
       'X-Request-Id, Traceresponse, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Idempotency-Replayed, ' +
-        'ETag, Accept-Ranges, Content-Range, Content-Disposition, Last-Modified, X-Berth-Kind',
+        'ETag, Accept-Ranges, Content-Range, Content-Disposition, Last-Modified, X-Berth-Kind, Berth-Turn',
     );
     state.setHeader('Cross-Origin-Resource-Policy', 'cross-origin');
   }

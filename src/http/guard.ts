@@ -22,6 +22,8 @@ export interface GuardRule {
   waits: boolean;
   /** Its beginning is put on record while it runs, not before. */
   alongside: boolean;
+  /** The handler sees to `Idempotency-Key` itself. */
+  seesToOnce: boolean;
 }
 
 const guards = new WeakMap<object, GuardRule>();
@@ -53,7 +55,7 @@ export function guard(rule: GuardRule): MiddlewareHandler<Env> {
       isOfChange(c.req.method) && rule.access !== 'public'
         ? () => audited(c, { body: bytes, alongside: rule.alongside }, next)
         : next;
-    if (wantsOnce) return answerOnce(c, bytes, run);
+    if (wantsOnce && !rule.seesToOnce) return answerOnce(c, bytes, run);
     return run();
   };
   guards.set(handler, rule);

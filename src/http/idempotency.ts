@@ -63,6 +63,18 @@ export async function answerOnce(c: Context<Env>, body: Buffer | undefined, next
   await settle(c, store, entry, copy);
 }
 
+/**
+ * What names a request with an `Idempotency-Key` and what it says, both as digests, for a handler that sees to it itself; undefined where it has no
+ * key. Two credentials do not share a key, nor do two routes.
+ */
+export function onceOf(c: Context<Env>): { key: string; body: string } | undefined {
+  const { caller, bodyText } = c.env.berth;
+  if (!caller || headerOf(c, 'idempotency-key') === undefined) return undefined;
+  const entry = entryOf(c, caller, Buffer.from(bodyText ?? ''));
+  const key = createHash('sha256').update(`${entry.caller}\n${entry.route}\n${entry.keyDigest}`).digest('hex');
+  return { key, body: entry.bodyDigest };
+}
+
 function entryOf(c: Context<Env>, caller: Caller, body: Buffer | undefined): IdempotencyEntry {
   const key = headerOf(c, 'idempotency-key') ?? '';
   if (!/^[\x20-\x7e]+$/.test(key) || key.length > MAX_KEY_LENGTH) {

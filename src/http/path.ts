@@ -2,6 +2,7 @@ import type { FieldError } from '../lib/errors.js';
 
 const MAX_PARAM_LENGTH = 256;
 const PLAIN = /^[\w\-~:@.,=+!$'()*;/]{1,256}$/;
+const CONVERSATIONS = /^\/chat\/conversations(?:\/|$)/;
 const DOTS = /\/\.\.?(?:\/|$)/;
 
 /**
@@ -41,6 +42,8 @@ export function endsInRest(pattern: string): boolean {
 export function meaningsOf(path: string): readonly string[] {
   if (!path.startsWith('/api/')) return [path];
   const rest = path.startsWith('/api/v1/') ? path.slice(7) : path.slice(4);
+  // A seed's name for what is one thing whoever asks.
+  if (CONVERSATIONS.test(rest)) return meaningsOf(`/api/v1${rest.slice('/chat'.length)}`);
   if (rest.startsWith('/users/')) return [`/api/v1${rest}`];
   const meanings = [`/api/v1${rest}`, `/api/v1/users/me${rest}`];
   if (!rest.startsWith('/v1/')) meanings.push(rest);

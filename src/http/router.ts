@@ -27,6 +27,8 @@ export type RouteSpec<P extends string> = Omit<RouteConfig, 'path' | 'middleware
   unlimited?: true;
   /** That it has begun is put on record while its handler runs, not before: for turns, which have a row of their own before anything is done. */
   recordedAlongside?: true;
+  /** The handler sees to `Idempotency-Key` itself (`onceOf`). */
+  seesToOnce?: true;
   /** The handler waits for an instance or for the container engine, so it may answer 502, 503 and 504. */
   waits?: true;
 };
@@ -74,7 +76,7 @@ const PARAMS: Record<string, string> = {
  * path, and a description of the path's parameters.
  */
 export function route<P extends string, R extends RouteSpec<P>>(spec: R): R & Guarded {
-  const { access, bodyLimitBytes, streamsBody, unlimited, waits, recordedAlongside, ...operation } = spec;
+  const { access, bodyLimitBytes, streamsBody, unlimited, waits, recordedAlongside, seesToOnce, ...operation } = spec;
   checkSpec(spec);
   const body = operation.request?.body;
   const operationId = operation.operationId ?? operationIdOf(spec.method, spec.path);
@@ -85,6 +87,7 @@ export function route<P extends string, R extends RouteSpec<P>>(spec: R): R & Gu
     operation: operationId,
     waits: waits ?? false,
     alongside: recordedAlongside ?? false,
+    seesToOnce: seesToOnce ?? false,
   };
   const config = {
     ...operation,

@@ -148,7 +148,9 @@ export class LlmGateway {
     const { agentId, agentDbId } = await this.#agents.allowedModel(instance, named, fullName);
     const { instanceId, deploymentId, userId } = instance;
     const turnId = header(request, 'x-berth-turn', TURN_ID);
-    const entry = { instanceId, deploymentId, userId, agentId, agentDbId, turnId, provider: provider.name, model: fullName };
+    const attempt = Number(header(request, 'x-berth-attempt', /^[2-9]$/) ?? 1);
+    const of = { instanceId, deploymentId, userId, agentId, agentDbId };
+    const entry = { ...of, turnId, attempt, provider: provider.name, model: fullName };
     const usageId = await this.#ledger.open(entry).catch((error: unknown) => {
       throw this.#cannotOpen(error);
     });
@@ -189,7 +191,7 @@ export class LlmGateway {
 }
 
 function stopping(): RequestError {
-  return new RequestError(503, 'Berth is stopping', { code: 'unavailable', retryAfterS: 1 });
+  return new RequestError(503, 'Berth is stopping', { code: 'stopping', retryAfterS: 1 });
 }
 
 /** A header's value where it has the right form; instances make what they like of theirs. */

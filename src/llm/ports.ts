@@ -14,6 +14,8 @@ export interface UsageEntry extends CallingInstance {
   agentDbId: string | undefined;
   /** As the instance claims; to be trusted only after a look at whose turn it is. */
   turnId: string | undefined;
+  /** 1, or more where the same call was made before and was lost with the process that it ran through; as the instance claims. */
+  attempt: number;
   provider: string;
   /** With its provider's prefix. */
   model: string;

@@ -195,7 +195,7 @@ test('turns of a process that died are settled by another, those of one that liv
     ])
     .execute();
   for (const processId of ['pold', 'pfresh', 'pgone']) {
-    await insertTurn(db, user.id, { id: newId('trn'), agentId, conversationId: null, processId, messages: [] });
+    await insertTurn(db, user.id, { id: newId('trn'), agentId, conversationId: null, instanceId: null, processId, messages: [] });
   }
   await settleAbandonedAcrossTenants(db);
   const rows = await db.selectFrom('turns').selectAll().where('process_id', 'in', ['pold', 'pfresh', 'pgone']).execute();

@@ -101,6 +101,7 @@ describe('answers', () => {
       agentId: 'alpha',
       agentDbId: 'agt_1',
       turnId: turn,
+      attempt: 1,
       provider: 'openai',
       model: 'openai/gpt-fake',
     });

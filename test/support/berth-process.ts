@@ -72,7 +72,7 @@ export class BerthProcess {
         );
       },
       () => `Berth to answer: ${this.#output.slice(-2_000)}`,
-      60_000,
+      240_000,
     );
   }
 

@@ -6,6 +6,7 @@ export interface SeenEvent {
   event: string;
   // oxlint-disable-next-line typescript/no-explicit-any -- tests look into it freely
   data: any;
+  id: string | undefined;
   /** Milliseconds after the request was sent. */
   atMs: number;
 }
@@ -60,8 +61,8 @@ export class EventReader implements AsyncIterable<SeenEvent> {
     this.status = response.statusCode ?? 0;
     this.headers = response.headers;
     const parser = createParser({
-      onEvent: ({ event = 'message', data }) =>
-        this.events.push({ event, data: data === '[DONE]' ? data : JSON.parse(data), atMs: performance.now() - this.#begun }),
+      onEvent: ({ event = 'message', data, id }) =>
+        this.events.push({ event, data: data === '[DONE]' ? data : JSON.parse(data), id, atMs: performance.now() - this.#begun }),
       onComment: (comment) => this.comments.push(comment),
     });
     response.setEncoding('utf8');

@@ -29,6 +29,8 @@ export class FakeGateways {
   script: Script | undefined;
   /** Why an instance takes no config, if it takes none. */
   refuses: ((spec: InstanceSpec) => string | undefined) | undefined;
+  /** Conversations that were to be forgotten, as `agent/conversation`. */
+  readonly forgotten: string[] = [];
   /** Answers the calls for files, whose bodies it reads itself; without it there are none. */
   files: ((request: Http2ServerRequest, response: Http2ServerResponse) => void) | undefined;
   /** The programs of instances, by instance, so that a test can have them print something. */
@@ -83,6 +85,11 @@ export class FakeGateways {
   }
 
   async #answer(spec: InstanceSpec, request: Http2ServerRequest, response: Http2ServerResponse): Promise<void> {
+    const forgotten = /^\/berth\/v1\/agents\/([^/]+)\/conversations\/([^/]+)$/.exec(request.url);
+    if (forgotten && request.method === 'DELETE') {
+      this.forgotten.push(`${forgotten[1]}/${forgotten[2]}`);
+      return void response.end('{"deleted":true}');
+    }
     if (request.url.startsWith('/berth/v1/agents/') && this.files) return this.files(request, response);
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);

@@ -15,7 +15,8 @@ const Message = z
   })
   .openapi('ChatMessage');
 
-const Messages = z
+/** What a caller says, and what was said before if it likes. */
+export const Messages = z
   .array(Message)
   .min(1, 'must hold at least one message')
   .max(2_000, 'must hold at most 2000 messages')
@@ -34,15 +35,32 @@ export const ChatRequest = z
       .openapi({
         description: 'Goes on with a conversation: `messages` are its new ones. Unset: a new conversation, its id in the answer.',
       }),
+    on_busy: z.enum(['queue', 'reject', 'interrupt'], { error: 'must be queue, reject or interrupt' }).optional().openapi({
+      description:
+        'While another turn of the conversation runs: `queue` (unless told) waits for it, in the order of arrival, 16 at most; `reject` answers 409 and names it in `Berth-Turn`; `interrupt` cancels it.',
+    }),
   })
   .openapi('ChatRequest');
 export type ChatRequest = z.infer<typeof ChatRequest>;
+
+export const StreamRequest = ChatRequest.extend({
+  resumable: z.boolean().optional().openapi({
+    description:
+      'The turn goes on when the stream is cut, by the network or with the Berth process: its events have ids, and `GET …/turns/{turn}/stream`, or this call again, with `Last-Event-ID` goes on after that event.',
+  }),
+}).openapi('ChatStreamRequest');
+export type StreamRequest = z.infer<typeof StreamRequest>;
+
+export const StreamRequestToAgent = StreamRequest.extend({ agent: z.string().min(1).max(64) }).openapi(
+  'ChatStreamRequestToAgent',
+);
 
 export const TurnUsage = z.object({
   prompt_tokens: z.number().int(),
   completion_tokens: z.number().int(),
   total_tokens: z.number().int(),
 });
+export type TurnUsage = z.infer<typeof TurnUsage>;
 
 export const ChatAnswer = z
   .object({

@@ -1,18 +1,20 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Kysely, Transaction } from 'kysely';
 import { isForeignKeyViolation } from '../../db/errors.js';
 import type { Schema } from '../../db/schema.js';
-import type { GatewayClient, GatewayEvent } from '../../gateway/gateway.js';
-import { AppError, NotSent } from '../../lib/errors.js';
+import type { GatewayClient } from '../../gateway/gateway.js';
+import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { joinSignals } from '../../lib/joined-signal.js';
 import type { Log } from '../../lib/log.js';
 import type { AgentRoute, Agents, Wait } from '../agents/agents.js';
+import { Asker } from './asker.js';
 import * as store from './chat.store.js';
 import { readJournal, replaceJournal } from './journal.js';
 import type { JournalLine } from './journal.schema.js';
+import { mayBeRefused, openJournal } from './open-journal.js';
 import { RunningTurn, type TurnEnd } from './turn.js';
-import { withRetryAfter } from './turn-error.js';
+import { endAbandoned, endTurn, type Origin } from './turn-events.js';
+import { TurnCancelled, withRetryAfter } from './turn-error.js';
 
 export interface ChatOptions {
   db: Kysely<Schema>;
@@ -22,7 +24,14 @@ export interface ChatOptions {
   processId: string;
   /** How long a turn waits for an agent that is not ready. */
   readyTimeoutMs: number;
+  /** Has turns end, wherever they run. */
+  interrupt: (userId: string, turnIds: string[]) => void;
 }
+
+/** So many turns of one conversation run or wait; the gateway takes them in the order in which they came. */
+const TURNS_IN_CONVERSATION = 16;
+
+export type OnBusy = 'queue' | 'reject' | 'interrupt';
 
 /**
  * What a caller says. Exactly one of four kinds of memory: a conversation of ours, an OpenAI client's `user`, none, or `apart`: a conversation
@@ -32,6 +41,10 @@ export interface TurnWish {
   messages: unknown[];
   memory: { kind: 'conversation' | 'apart'; id: string | undefined } | { kind: 'external'; user: string } | { kind: 'none' };
   sampling?: Record<string, unknown>;
+  /** What becomes of it while another turn of its conversation runs: it waits (unless told), is refused, or ends that one. */
+  onBusy?: OnBusy | undefined;
+  /** Who says it. */
+  origin?: Origin;
 }
 
 /** A turn that is known to be allowed and has a place to go, but has not begun. */
@@ -47,24 +60,25 @@ export interface PreparedTurn {
   wish: TurnWish;
 }
 
-/** How long a turn that was refused stays away from what refused it. */
-const AGAIN_MS = 250;
-
 /** Turns: prepared, begun on the agent's instance, relayed, and journaled from before their first word to their end. */
 export class Chat {
   readonly #options: ChatOptions;
   readonly #db: Kysely<Schema>;
+  readonly #asker: Asker;
+  /** Of the turns that run here and are not kept. */
+  readonly #cancels = new Map<string, AbortController>();
 
   constructor(options: ChatOptions) {
     this.#options = options;
     this.#db = options.db;
+    this.#asker = new Asker(options);
   }
 
   /** Checks all that can be wrong before anything is begun: `not_found` for the agent or its conversation. */
   async prepare(userId: string, agent: string, wish: TurnWish): Promise<PreparedTurn> {
     const route = await this.#options.agents.route(userId, agent);
     this.#options.agents.refuseStopped(route);
-    const { id: conversationId, memoryKey, isNew } = await this.#conversation(userId, route.agentId, wish.memory);
+    const { id: conversationId, memoryKey, isNew } = await this.#conversation(userId, route.agentId, wish);
     const conversation = { conversationId, memoryKey, isNewConversation: isNew };
     return { turnId: newId('trn'), userId, agent: route.name, ...conversation, route, wish };
   }
@@ -75,27 +89,28 @@ export class Chat {
    * that may have begun never is. Aborting `signal` cancels the turn all the way to the provider, now and while it runs.
    */
   async begin(prepared: PreparedTurn, signal: AbortSignal, onWaiting?: Wait['onWaiting']): Promise<RunningTurn> {
-    const { readyTimeoutMs: timeoutMs, agents } = this.#options;
-    const wait: Wait = { deadline: performance.now() + timeoutMs, timeoutMs, signal, onWaiting };
-    let { instanceId } = await agents.reachFrom(prepared.userId, prepared.route, wait);
-    const opened = this.#openJournal(prepared);
+    const wait = this.#asker.wait(signal, onWaiting);
+    const instanceId = await this.#asker.reach(prepared, wait);
+    const opened = openJournal(this.#db, prepared, { processId: this.#options.processId, instanceId });
     // A turn without a row in the journal must not go on: the signal that the gateway gets is one that can say so.
     const cancel = new AbortController();
     const joined = joinSignals(signal, cancel.signal);
-    const settle = (end: TurnEnd) => {
+    this.#cancels.set(prepared.turnId, cancel);
+    const settle = async (end: TurnEnd) => {
       joined.release();
-      return store.settleTurn(this.#db, prepared.userId, prepared.turnId, end);
+      this.#cancels.delete(prepared.turnId);
+      const { turnId: id, userId, conversationId, route } = prepared;
+      await endTurn(this.#db, { id, userId, conversationId, agentId: route.agentId }, end, end.tools ?? []);
     };
     try {
-      for (;;) {
-        // The journal's row and the gateway's first word come at the same time; nothing is relayed before both are there.
-        const [events] = await Promise.all([this.#ask(instanceId, prepared, joined.signal).catch(ifNotSent), opened]);
-        if (!(events instanceof NotSent)) return new RunningTurn({ prepared, events, settle, signal, log: this.#options.log });
-        instanceId = await this.#reachAgain(prepared, wait, events);
-      }
+      if (mayBeRefused(prepared)) this.#options.interrupt(prepared.userId, await opened);
+      // The journal's row and the gateway's first word come at the same time; nothing is relayed before both are there.
+      const asked = this.#asker.ask(instanceId, prepared, { ...wait, signal: joined.signal });
+      const [{ events }] = await Promise.all([asked, opened]);
+      return new RunningTurn({ prepared, events, settle, signal, log: this.#options.log });
     } catch (error) {
       cancel.abort(error);
-      const status = signal.aborted ? 'cancelled' : 'failed';
+      const status = signal.aborted || error instanceof TurnCancelled ? 'cancelled' : 'failed';
       await opened.then(() =>
         settle({ status, reply: '', error: error instanceof AppError ? error.message : 'internal error', usage: undefined }),
       );
@@ -103,9 +118,14 @@ export class Chat {
     }
   }
 
+  /** Ends a turn of this process that is not kept, if it is one. */
+  cancelHere(turnId: string): void {
+    this.#cancels.get(turnId)?.abort(new TurnCancelled());
+  }
+
   /** Settles turns that dead processes left running. */
   settleAbandoned(): Promise<void> {
-    return store.settleAbandonedAcrossTenants(this.#db);
+    return endAbandoned(this.#db);
   }
 
   /** The agent's journal, to be kept elsewhere. */
@@ -126,7 +146,7 @@ export class Chat {
   async #conversation(
     userId: string,
     agentId: string,
-    memory: TurnWish['memory'],
+    { memory, onBusy }: TurnWish,
   ): Promise<{ id: string | null; memoryKey: string | null; isNew: boolean }> {
     if (memory.kind === 'none') return { id: null, memoryKey: null, isNew: false };
     if (memory.kind === 'external') {
@@ -138,8 +158,12 @@ export class Chat {
       return { id, memoryKey: id, isNew: true };
     }
     const found = await store.findConversation(this.#db, userId, agentId, memory.id);
-    if (found) return { id: found.id, memoryKey: found.memory_key ?? found.id, isNew: false };
-    throw new AppError('not_found', 'conversation not found');
+    if (!found) throw new AppError('not_found', 'conversation not found');
+    if (onBusy !== 'interrupt' && Number(found.running) >= TURNS_IN_CONVERSATION)
+      throw new AppError('rate_limited', `${TURNS_IN_CONVERSATION} messages of this conversation wait already`, {
+        retryAfterS: 5,
+      });
+    return { id: found.id, memoryKey: found.memory_key ?? found.id, isNew: false };
   }
 
   async #externalConversation(userId: string, agentId: string, externalUser: string) {
@@ -150,43 +174,4 @@ export class Chat {
       throw error;
     }
   }
-
-  async #openJournal(prepared: PreparedTurn): Promise<void> {
-    try {
-      await this.#insertTurn(prepared);
-    } catch (error) {
-      // Deleted since it was found.
-      if (isForeignKeyViolation(error)) throw new AppError('not_found', 'agent not found', { cause: error });
-      throw error;
-    }
-  }
-
-  #insertTurn(prepared: PreparedTurn): Promise<void> {
-    const { turnId: id, userId, route, conversationId, wish } = prepared;
-    const turn = { id, agentId: route.agentId, conversationId, processId: this.#options.processId, messages: wish.messages };
-    if (prepared.isNewConversation && conversationId !== null)
-      return store.insertConversationAndTurn(this.#db, userId, { ...turn, conversationId });
-    return store.insertTurn(this.#db, userId, turn);
-  }
-
-  #ask(instanceId: string, prepared: PreparedTurn, signal: AbortSignal): Promise<AsyncGenerator<GatewayEvent>> {
-    const { agent, turnId, memoryKey, wish } = prepared;
-    const user = wish.memory.kind === 'apart' ? undefined : (memoryKey ?? undefined);
-    const turn = { agent, turnId, messages: wish.messages, user, sampling: wish.sampling ?? {} };
-    return this.#options.gateway.turn(instanceId, turn, signal);
-  }
-
-  /** After a refusal: looks at where the agent is by now, but not at once, since what refused may still look alive. */
-  async #reachAgain(prepared: PreparedTurn, wait: Wait, refusal: NotSent): Promise<string> {
-    if (performance.now() + AGAIN_MS > wait.deadline) throw refusal;
-    await sleep(AGAIN_MS, undefined, { signal: wait.signal }).catch(() => wait.signal.throwIfAborted());
-    const { agents } = this.#options;
-    const route = await agents.route(prepared.userId, prepared.route.agentId);
-    return (await agents.reachFrom(prepared.userId, route, wait)).instanceId;
-  }
-}
-
-function ifNotSent(error: unknown): NotSent {
-  if (error instanceof NotSent) return error;
-  throw error;
 }

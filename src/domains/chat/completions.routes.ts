@@ -4,6 +4,7 @@ import { json, jsonBody } from '../../http/page.js';
 import { callerOf, concerns, createRouter, route } from '../../http/router.js';
 import { type StreamOptions, streamText } from '../../http/sse.js';
 import type { Chat } from './chat.js';
+import { originOf } from './chat.routes.js';
 import { CHAT_BODY_LIMIT_BYTES, CompletionAnswer, CompletionRequest, Model } from './chat.schema.js';
 import { chunkFor, completionOf, type Completions } from './completions.js';
 
@@ -66,7 +67,7 @@ export function completionsRoutes({
     }),
     async (c) => {
       const request = c.req.valid('json');
-      const prepared = await completions.prepare(callerOf(c), request);
+      const prepared = await completions.prepare(callerOf(c), request, originOf(c));
       concerns(c, prepared.userId);
       const turn = await chat.begin(prepared, c.req.raw.signal);
       if (request.stream !== true) {

@@ -5,6 +5,7 @@ import type { Agents } from '../agents/agents.js';
 import type { Chat, PreparedTurn, TurnWish } from './chat.js';
 import type { CompletionAnswer, CompletionRequest, Model } from './chat.schema.js';
 import type { RunningTurn } from './turn.js';
+import type { Origin } from './turn-events.js';
 
 const SAMPLING = [
   'temperature',
@@ -33,9 +34,9 @@ export class Completions {
   }
 
   /** `not_found` for a model that is no agent of the caller. */
-  async prepare(caller: Caller, request: CompletionRequest): Promise<PreparedTurn> {
+  async prepare(caller: Caller, request: CompletionRequest, origin: Origin): Promise<PreparedTurn> {
     const { userId, agent } = await this.#target(caller, request.model);
-    return this.#options.chat.prepare(userId, agent, wishOf(request));
+    return this.#options.chat.prepare(userId, agent, { ...wishOf(request), origin });
   }
 
   /** The agents that the caller may talk to. */

@@ -28,3 +28,11 @@ export function withRetryAfter(error: AppError): AppError {
   if (error.retryAfterS !== undefined || (error.code !== 'unavailable' && error.code !== 'rate_limited')) return error;
   return new AppError(error.code, error.message, { cause: error.cause, retryAfterS: RETRY_AFTER_S });
 }
+
+/** Somebody ended the turn. */
+export class TurnCancelled extends AppError {
+  constructor() {
+    super('conflict', 'the turn was cancelled');
+    this.name = 'TurnCancelled';
+  }
+}

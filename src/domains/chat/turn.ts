@@ -1,8 +1,9 @@
-import type { GatewayChunk, GatewayEvent, TurnUsage } from '../../gateway/stream.js';
+import type { GatewayEvent, TurnUsage } from '../../gateway/stream.js';
 import { AppError, messageOf } from '../../lib/errors.js';
 import type { Log } from '../../lib/log.js';
 import type { PreparedTurn } from './chat.js';
-import { reportedError, withRetryAfter } from './turn-error.js';
+import { Reply } from './reply.js';
+import { reportedError, TurnCancelled, withRetryAfter } from './turn-error.js';
 
 /** How a turn ended, for the journal. */
 export interface TurnEnd {
@@ -10,6 +11,8 @@ export interface TurnEnd {
   reply: string;
   error: string | null;
   usage: TurnUsage | undefined;
+  /** That were called, in order. */
+  tools?: readonly string[];
 }
 
 export interface RunningTurnOptions {
@@ -21,20 +24,13 @@ export interface RunningTurnOptions {
   log: Log;
 }
 
-/** This much of a reply is kept for the journal and for an answer in one piece; who reads the stream gets all of it. */
-const REPLY_LIMIT_CHARS = 1_000_000;
-
 /** A turn that runs on an instance. Its events are read once; however that ends, the journal says how. */
 export class RunningTurn {
   readonly turnId: string;
   readonly agent: string;
   readonly conversationId: string | null;
   readonly #options: RunningTurnOptions;
-  readonly #parts: string[] = [];
-  #replyChars = 0;
-  #isCut = false;
-  #usage: TurnUsage | undefined;
-  #finishReason = 'stop';
+  readonly #reply = new Reply();
 
   constructor(options: RunningTurnOptions) {
     this.#options = options;
@@ -45,16 +41,16 @@ export class RunningTurn {
 
   /** What was said so far, up to a limit. */
   get reply(): string {
-    return this.#parts.join('');
+    return this.#reply.text;
   }
 
   get usage(): TurnUsage {
-    return this.#usage ?? { prompt_tokens: 0, completion_tokens: 0, total_tokens: 0 };
+    return this.#reply.usage ?? { prompt_tokens: 0, completion_tokens: 0, total_tokens: 0 };
   }
 
   /** `length` also where the reply was too long to be kept whole. */
   get finishReason(): string {
-    return this.#isCut ? 'length' : this.#finishReason;
+    return this.#reply.finishReason;
   }
 
   /** Runs the turn to its end, for an answer in one piece. */
@@ -69,14 +65,17 @@ export class RunningTurn {
     let end: Pick<TurnEnd, 'status' | 'error'> = { status: 'cancelled', error: null };
     try {
       for await (const event of this.#options.events) {
-        if (event.type === 'error') throw reportedError(event.error);
-        if (event.type === 'chunk') this.#note(event.chunk);
+        if (event.type === 'error') throw event.error.code === 'cancelled' ? new TurnCancelled() : reportedError(event.error);
+        this.#reply.note(event);
         yield event;
       }
       end = { status: 'finished', error: null };
     } catch (error) {
       if (this.#options.signal.aborted) throw error;
-      end = { status: 'failed', error: error instanceof AppError ? error.message : 'internal error' };
+      end = {
+        status: error instanceof TurnCancelled ? 'cancelled' : 'failed',
+        error: error instanceof AppError ? error.message : 'internal error',
+      };
       throw error instanceof AppError ? withRetryAfter(error) : error;
     } finally {
       await this.#settle(end);
@@ -85,26 +84,10 @@ export class RunningTurn {
 
   async #settle(end: Pick<TurnEnd, 'status' | 'error'>): Promise<void> {
     try {
-      await this.#options.settle({ ...end, reply: this.reply, usage: this.#usage });
+      await this.#options.settle({ ...end, reply: this.reply, usage: this.#reply.usage, tools: this.#reply.tools });
     } catch (error) {
       // The client has its answer: the journal's row is settled as abandoned later.
       this.#options.log.error({ turn: this.turnId, err: error }, `a turn could not be settled: ${messageOf(error)}`);
     }
-  }
-
-  #note({ choices, usage }: GatewayChunk): void {
-    const choice = choices[0];
-    if (choice?.delta.content) this.#keep(choice.delta.content);
-    if (choice?.finish_reason) this.#finishReason = choice.finish_reason;
-    if (usage) this.#usage = usage;
-  }
-
-  #keep(text: string): void {
-    const room = REPLY_LIMIT_CHARS - this.#replyChars;
-    if (text.length > room) this.#isCut = true;
-    if (room <= 0) return;
-    const kept = text.length > room ? text.slice(0, room) : text;
-    this.#parts.push(kept);
-    this.#replyChars += kept.length;
   }
 }

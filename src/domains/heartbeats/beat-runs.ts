@@ -107,6 +107,7 @@ export class BeatRuns {
     const prepared = await chat.prepare(userId, agentId, {
       messages: [{ role: 'user', content }],
       memory: { kind: 'apart', id },
+      origin: { actor: 'heartbeats', requestId: null },
     });
     const { turnId, conversationId } = prepared;
     const known = { turnId, conversationId: conversationId ?? undefined };

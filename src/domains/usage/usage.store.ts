@@ -52,6 +52,7 @@ export interface NewUsage {
   process_id: string;
   model: string;
   provider: string;
+  attempt: number;
 }
 
 export interface Settlement {

@@ -13,6 +13,8 @@ export interface UsageTable {
   process_id: string;
   model: string;
   provider: string;
+  /** 2 or more: the same call as the one before it, which was lost with the Berth process that it ran through. */
+  attempt: Generated<number>;
   status: Generated<UsageStatus>;
   prompt_tokens: Generated<string | number>;
   completion_tokens: Generated<string | number>;

@@ -30,6 +30,7 @@ export class Usage implements UsageLedger {
       process_id: this.#processId,
       model: entry.model,
       provider: entry.provider,
+      attempt: entry.attempt,
     });
     if (isOpen) return id;
     throw await this.#whyRefused(entry.userId);
