@@ -7,6 +7,7 @@ import type { Bench } from './support/bench.js';
 import type { Report, Row } from './support/measure.js';
 
 const MIB = 1024 * 1024;
+const PATIENCE_MS = 600_000;
 
 /** A large state taken, restored and exported, against writing as many bytes to the disk; and what that takes of Berth's memory. */
 export const snapshots: Bench = async ({ scope, scaled }) => {
@@ -57,7 +58,7 @@ async function ended(berth: Berth, at: string, id: string): Promise<void> {
     const { state, reason } = await berth.call('GET', `${at}/${id}`);
     if (state === 'failed') throw new Error(`it failed: ${reason}`);
     return state === 'pending' ? undefined : true;
-  });
+  }, PATIENCE_MS);
 }
 
 async function writeToDisk(path: string, mib: number): Promise<number> {
