@@ -1,4 +1,4 @@
-import type { AppOptions } from './app.js';
+import type { AppOptions } from './app-options.js';
 import type { Agents } from './domains/agents/agents.js';
 import { Chat } from './domains/chat/chat.js';
 import { adoptTurnsJob, forgetConversationsJob, pruneTurnsJob, settleTurnsJob } from './domains/chat/chat.jobs.js';

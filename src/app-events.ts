@@ -1,4 +1,4 @@
-import type { AppOptions } from './app.js';
+import type { AppOptions } from './app-options.js';
 import type { ApiKeys } from './domains/api-keys/api-keys.js';
 import { pruneEventsJob } from './domains/events/events.jobs.js';
 import { Events, type EventsOptions } from './domains/events/events.js';

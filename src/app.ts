@@ -1,24 +1,21 @@
 import { createApi } from './api.js';
 import { chatParts } from './app-chat.js';
-import { createEvents, type EventTimes } from './app-events.js';
-import type { Config, Secrets } from './config.js';
-import type { Database } from './db/open.js';
-import { ClawHub, type ClawHubOptions } from './clawhub/clawhub.js';
+import { createEvents } from './app-events.js';
+import { jobsOf } from './app-jobs.js';
+import type { AppOptions } from './app-options.js';
+import { ClawHub } from './clawhub/clawhub.js';
 import { Agents, type AgentsOptions } from './domains/agents/agents.js';
-import { moveAgentsJob } from './domains/agents/agents.jobs.js';
 import { AgentModels } from './domains/agents/models.js';
 import { AgentArrivals } from './domains/agents/arrivals.js';
 import { AgentMoves } from './domains/agents/moves.js';
 import { giveAcrossTenants, settleAcrossTenants } from './domains/agents/serving.store.js';
 import { Assembly } from './domains/assembly/assembly.js';
 import { Audit } from './domains/audit/audit.js';
-import { auditJobs } from './domains/audit/audit.jobs.js';
 import { ApiKeys } from './domains/api-keys/api-keys.js';
 import { Context } from './domains/context/context.js';
 import { TokenCounter } from './domains/context/token-counter.js';
 import { Configs } from './domains/configs/configs.js';
-import { admitJob, fillPoolJob, measureJob, restJob, type RestJobOptions } from './domains/deployments/deployments.jobs.js';
-import { type HostRoom } from './domains/deployments/admission.js';
+import { admitJob } from './domains/deployments/deployments.jobs.js';
 import { admissionOf } from './domains/deployments/admission-of.js';
 import { Deployments } from './domains/deployments/deployments.js';
 import { Explain } from './domains/explain/explain.js';
@@ -28,99 +25,42 @@ import { Replacements } from './domains/deployments/replacement.js';
 import { DeploymentWork } from './domains/deployments/work.js';
 import { Files } from './domains/files/files.js';
 import { Heartbeats } from './domains/heartbeats/heartbeats.js';
-import { beatJob, pruneBeatsJob } from './domains/heartbeats/heartbeats.jobs.js';
 import { Idempotency } from './domains/idempotency/idempotency.js';
 import { KeptAnswers } from './domains/idempotency/kept-answers.js';
-import { pruneIdempotencyJob } from './domains/idempotency/idempotency.jobs.js';
-import {
-  adoptMasterKey,
-  heartbeatJob,
-  type Installation,
-  readKeyCheck,
-  signOff,
-  takeUid,
-} from './domains/installation/installation.js';
-import { Logging, type LoggingOptions } from './domains/logs/logging.js';
+import { adoptMasterKey, heartbeatJob, readKeyCheck, signOff, takeUid } from './domains/installation/installation.js';
+import { Logging } from './domains/logs/logging.js';
 import { Plugins } from './domains/plugins/plugins.js';
 import { SkillInstalls } from './domains/skills/installs.js';
 import { Skills } from './domains/skills/skills.js';
 import { Secrets as UserSecrets } from './domains/secrets/secrets.js';
 import { Snapshots } from './domains/snapshots/snapshots.js';
-import { snapshotJobs } from './domains/snapshots/snapshots.jobs.js';
 import { Templates } from './domains/templates/templates.js';
 import { Tiers } from './domains/tiers/tiers.js';
 import { Traffic } from './domains/traffic/traffic.js';
-import { pruneTrafficJob, recheckEgressJob, writeTrafficJob } from './domains/traffic/traffic.jobs.js';
 import { rotateVaultJob } from './domains/vault-rotation/vault-rotation.jobs.js';
 import { Revisions } from './domains/revisions/revisions.js';
 import { Rollouts } from './domains/rollouts/rollouts.js';
-import { advanceRolloutsJob } from './domains/rollouts/rollouts.jobs.js';
 import { VaultRotation } from './domains/vault-rotation/vault-rotation.js';
 import { Usage } from './domains/usage/usage.js';
-import { usageJob } from './domains/usage/usage.jobs.js';
 import { DataKeys } from './domains/users/data-keys.js';
 import { Users } from './domains/users/users.js';
 import { eraseUsersJob } from './domains/users/users.jobs.js';
 import { Outbox } from './events/outbox.js';
-import { FilesClient, type FileTimes } from './gateway/files.js';
+import { FilesClient } from './gateway/files.js';
 import { ReleaseClient } from './gateway/release.js';
 import { StateClient } from './gateway/state.js';
 import { ContextClient } from './gateway/context.js';
-import { GatewayClient, type GatewayClientOptions } from './gateway/gateway.js';
-import { Edge, type EdgeOptions } from './http/edge.js';
+import { GatewayClient } from './gateway/gateway.js';
+import { Edge } from './http/edge.js';
 import { createMetrics } from './http/metrics.js';
-import type { StreamOptions } from './http/sse.js';
-import type { Log } from './lib/log.js';
 import { jobMeter, Loop } from './lib/loop.js';
 import { EgressProxy } from './link/egress.js';
 import { LinkHost } from './link/host.js';
 import { LlmGateway } from './llm/gateway.js';
 import { createProviders, ProviderRegistry } from './llm/providers.js';
 import { LinkSync } from './reconciler/link-sync.js';
-import { Reconciler, type ReconcilerOptions } from './reconciler/reconciler.js';
-import type { Runtime } from './runtime/runtime.js';
-import type { KeyFiles } from './vault/key-files.js';
-import type { Vault } from './vault/vault.js';
+import { Reconciler } from './reconciler/reconciler.js';
 import { createWatching } from './watching.js';
-
-export interface AppOptions extends EventTimes {
-  config: Config;
-  secrets: Pick<Secrets, 'openaiApiKey' | 'anthropicApiKey'>;
-  adminKey: string;
-  database: Database;
-  vault: Vault;
-  /** Where the master key is kept; absent where it comes from the environment. */
-  keyFiles?: KeyFiles | undefined;
-  installation: Installation;
-  runtime: Runtime;
-  /** Names this process in leases, sockets and rows. */
-  processId: string;
-  version: string;
-  log: Log;
-  /** Allowances per address, where they are not to be the usual ones. */
-  rates?: EdgeOptions['rates'];
-  /** Keep-alive of streams, and what a gateway may take in a turn, where they are not to be the usual ones. */
-  stream?: StreamOptions;
-  gateway?: GatewayClientOptions['limits'];
-  /** How long the registry of skills may take, where it is not to be as usual. */
-  clawhub?: ClawHubOptions['limits'];
-  /** How long files may stand still, where it is not to be as usual: the times of the link's side, and the pace of clients. */
-  files?: { times?: Partial<FileTimes>; pace?: EdgeOptions['pace'] };
-  /** How long another process is silent before its turns are taken over, where it is not to be as usual. */
-  turns?: { deadAfterS: number };
-  /** When idle deployments rest, where it is not to be as usual. */
-  rest?: Pick<RestJobOptions, 'everyMs' | 'pausedS'>;
-  /** What the host has, where it is not to be measured. */
-  host?: () => Promise<HostRoom>;
-  /** How often what runs is measured, and what collecting logs may take, where it is not to be as usual. */
-  vitals?: { everyS: number; lookEveryMs: number };
-  logs?: LoggingOptions['limits'];
-  /** How often heartbeats, and what is to happen to snapshots by itself, are looked at, where it is not to be as usual. */
-  heartbeats?: { everyMs: number };
-  snapshots?: { everyMs: number };
-  /** Intervals of the reconciler, where they are not to be the usual ones. */
-  reconciler?: Pick<ReconcilerOptions, 'passEveryMs' | 'sweepEveryMs' | 'concurrency' | 'clock'>;
-}
 
 export interface App {
   edge: Edge;
@@ -353,31 +293,28 @@ export function createApp(options: AppOptions): App {
   const erase = new Loop(eraseUsersJob(users), log, note);
   const moves = new AgentMoves({ db, log, deployments, state });
   const rotate = new Loop(rotateVaultJob(rotation), log, note);
+  const parts = {
+    db,
+    processId,
+    audit,
+    chats,
+    deployments,
+    events,
+    heartbeats,
+    idempotency,
+    moves,
+    pool,
+    rollouts,
+    snapshots,
+    traffic,
+  };
   const loops = [
     rotate,
     linkSync,
     admit,
     erase,
     ...logging.loops,
-    ...[
-      heartbeatJob(db, processId),
-      beatJob(heartbeats, options.heartbeats?.everyMs),
-      pruneBeatsJob(heartbeats),
-      usageJob(usage),
-      ...chats.jobs,
-      pruneIdempotencyJob(idempotency),
-      moveAgentsJob(moves),
-      ...snapshotJobs(snapshots, options.snapshots?.everyMs),
-      fillPoolJob(pool),
-      advanceRolloutsJob(rollouts),
-      restJob({ deployments, links, ...options.rest }),
-      measureJob(vitals, options.vitals?.lookEveryMs),
-      writeTrafficJob(traffic),
-      pruneTrafficJob(traffic),
-      ...events.jobs,
-      recheckEgressJob(egress),
-      ...auditJobs(audit),
-    ].map((job) => new Loop(job, log, note)),
+    ...jobsOf({ ...parts, usage, vitals, egress, links }, options).map((job) => new Loop(job, log, note)),
   ];
 
   return {
