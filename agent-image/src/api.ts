@@ -15,6 +15,7 @@ import type { RunningTurns } from './running.js';
 import { type EventSink, EventStream, type Response } from './sse.js';
 import type { TurnEnd, TurnInput, TurnOutput, Turns } from './turn.js';
 import { TurnRoutes } from './turn-routes.js';
+import { traceIdOf, traceparentIn } from './trace.js';
 
 export interface ApiOptions {
   roster: Roster;
@@ -54,8 +55,6 @@ const PASSED_STATUSES = new Set([400, 402, 413, 429]);
 const PACKAGE = /^\/berth\/v1\/packages\/([0-9a-f]{64})$/;
 const AGENT_CONTEXT = /^\/berth\/v1\/agents\/([^/]+)\/context$/;
 const TURN_ID = /^[\w.:-]{1,128}$/;
-/** https://www.w3.org/TR/trace-context/#traceparent-header, version 00. */
-const TRACEPARENT = /^00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$/;
 const AGENT_CONVERSATION = /^\/berth\/v1\/agents\/([^/]+)\/conversations\/([\w.:-]{1,128})$/;
 const TURN = /^\/berth\/v1\/turns\/([\w.:-]{1,128})$/;
 const TURN_WRITTEN = /^\/berth\/v1\/turns\/([\w.:-]{1,128})\/written$/;
@@ -295,7 +294,7 @@ export class Api {
         this.#options.log.info('turn ended', {
           agent: input.agent.id,
           turn: input.turnId,
-          trace_id: input.traceparent && TRACEPARENT.exec(input.traceparent)?.[1],
+          trace_id: traceIdOf(input.traceparent),
           outcome,
           duration_ms: durationMs,
         });
@@ -359,12 +358,6 @@ export class Api {
     this.#options.log.error('unexpected error', { code: errorCode(error), at: placeOf(error) });
     return { status: 500, body: { error: { message: 'Internal error of the gateway.', type: 'api_error' } }, headers: {} };
   }
-}
-
-/** The trace that a request is part of, where it says so in the right form. */
-function traceparentIn({ headers }: Request): string | undefined {
-  const { traceparent } = headers;
-  return typeof traceparent === 'string' && TRACEPARENT.test(traceparent) ? traceparent : undefined;
 }
 
 /** How a turn's end reaches the client. */

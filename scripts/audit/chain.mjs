@@ -1,5 +1,5 @@
 // Checks an export of Berth's audit without Berth: nothing here comes from its sources, and nothing is asked of its database. Read it before you
-// believe it. The format: docs/decisions/0019-audit-chain.md.
+// believe it. The format: docs/decisions/0009-audit-chain.md.
 import { createHash, createPublicKey, verify } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { createInterface } from 'node:readline';

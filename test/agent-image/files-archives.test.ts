@@ -112,7 +112,7 @@ describe('downloads', () => {
   });
 
   test.each(['tar', 'zip'])('as %s that nobody reads to the end are given up', async (format) => {
-    writeFileSync(files.inside('large'), Buffer.alloc(20 * MB, 1));
+    writeFileSync(files.inside('large'), Buffer.alloc(5 * MB, 1));
     for (let i = 0; i < 10; i++) {
       const stream = await files.fixture.berth.open('GET', `/berth/v1/agents/a/archive?format=${format}`);
       await once(stream, 'response');

@@ -95,7 +95,7 @@ describe('the list of events', () => {
     const agent = await here.agent(user, 'ada');
     await here.ready(user);
     const told = async (types: string) => (await here.get(`/api/v1/users/${user.id}/events?type=${types}`, user.key)).json.data;
-    const events = await told('deployment.*,instance.*');
+    const events = await told('deployment.stage,deployment.ready,instance.*');
     expect(events[0]).toMatchObject({
       type: 'instance.created',
       actor: 'reconciler',

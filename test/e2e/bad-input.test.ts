@@ -139,8 +139,12 @@ async function everywhere(
 
 /** The field that an answer names, in Berth's shape or OpenAI's. */
 function fieldOf(answer: Answer): string {
+  return fieldsOf(answer)[0] ?? '';
+}
+
+function fieldsOf(answer: Answer): string[] {
   const { fields, error } = answer.json as { fields?: { path: string }[]; error?: { param?: string } };
-  return fields?.[0]?.path ?? error?.param ?? '';
+  return fields?.map(({ path }) => path) ?? (error?.param === undefined ? [] : [error.param]);
 }
 
 describe('a body that is not what it should be', () => {
@@ -269,7 +273,7 @@ describe('a body that is not what it should be', () => {
         else if (
           name === 'surprise' &&
           route.path !== '/v1/chat/completions' &&
-          (answer.status !== 400 || !fieldOf(answer).endsWith('surprise'))
+          (answer.status !== 400 || !fieldsOf(answer).some((path) => path.endsWith('surprise')))
         )
           problems.push(`heard: ${said}`);
       }
@@ -345,7 +349,9 @@ describe('a path that is not what it should be', () => {
               path.replace(parameter, segment).replaceAll(/\{(\w+)\}/g, (_, name: string) => fill(`{${name}}`)),
             );
             tried += 1;
-            if (![400, 404, 405, 414, 431].includes(status))
+            // An archive is imported under a name that may well look odd: what is refused then is the archive.
+            const isNewName = path.endsWith('/agents/{agent}/import') && status === 422;
+            if (!isNewName && ![400, 404, 405, 414, 431].includes(status))
               problems.push(`${method} ${path} ${parameter}=${segment.slice(0, 30)}: ${status}`);
           }
         }

@@ -244,9 +244,10 @@ test('an agent deleted while a turn waits for it: not found', async () => {
 test('a turn that cannot be written down does not run on', async () => {
   await app.agent(user, 'a');
   await app.ready(user);
-  let reset = false;
+  let [begun, ended] = [0, 0];
   app.gateways.script = (_request, response) => {
-    response.stream.on('close', () => (reset = true));
+    begun += 1;
+    response.stream.on('close', () => (ended += 1));
     response.write(textChunk('unheard'));
   };
   const { db } = app.database;
@@ -254,10 +255,11 @@ test('a turn that cannot be written down does not run on', async () => {
   try {
     const answer = await chat();
     expect([answer.status, answer.json.error]).toEqual([500, 'internal server error']);
-    await until(() => reset, 'the gateway to be told');
   } finally {
     await sql`alter table turns_gone rename to turns`.execute(db);
   }
   app.gateways.script = undefined;
   expect((await chat()).status).toBe(200);
+  // Whether or not the gateway had heard of it by then.
+  await until(() => ended === begun, 'the gateway to be told');
 });

@@ -55,6 +55,8 @@ beforeAll(async () => {
     DATA_DIR: path.join(dir, 'd'),
     RUNTIME: 'docker',
     DATABASE_URL: '',
+    // Mounts of its namespace are not the engine's.
+    DISK_LIMITS: 'soft',
     EGRESS_DENY: '93.184.217.0/24',
     LOG_LEVEL: 'warn',
     ORPHAN_GRACE_MS: '0',
