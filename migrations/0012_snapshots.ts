@@ -79,5 +79,6 @@ const STATEMENTS = [
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now()
   )`,
+  `create index snapshot_schedules_by_user on snapshot_schedules (user_id)`,
   `create index snapshot_schedules_due on snapshot_schedules (next_at)`,
 ];
