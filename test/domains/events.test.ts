@@ -96,19 +96,16 @@ describe('the list of events', () => {
     await here.ready(user);
     const told = async (types: string) => (await here.get(`/api/v1/users/${user.id}/events?type=${types}`, user.key)).json.data;
     const events = await told('deployment.stage,deployment.ready,instance.*');
-    expect(events[0]).toMatchObject({
-      type: 'instance.created',
-      actor: 'reconciler',
-      data: { deployment_id: agent.deploymentId },
-    });
+    const created = events.find(({ type }: { type: string }) => type === 'instance.created');
+    expect(created).toMatchObject({ actor: 'reconciler', data: { deployment_id: agent.deploymentId } });
     const stages = events.map(({ type, data }: { type: string; data: { stage?: string } }) => `${type} ${data.stage ?? ''}`);
-    expect(stages.slice(1, -1)).toContain('deployment.stage starting');
-    expect(stages.slice(1, -1)).toContain('deployment.stage configuring');
+    expect(stages).toContain('deployment.stage starting');
+    expect(stages).toContain('deployment.stage configuring');
     expect(stages.at(-1)).toBe('deployment.ready ready');
     expect((await here.call('DELETE', `/api/v1/users/${user.id}/agents/ada`, { key: user.key })).status).toBe(202);
     await until(async () => (await told('instance.ended')).length === 1, 'the end of the instance');
     expect((await told('instance.ended'))[0].data).toMatchObject({
-      instance_id: events[0].data.instance_id,
+      instance_id: created.data.instance_id,
       reason: expect.any(String),
     });
   });

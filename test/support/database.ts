@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { PGlite } from '@electric-sql/pglite';
 import pg from 'pg';
-import { inject } from 'vitest';
+import { afterAll, inject } from 'vitest';
 import { makeDataFolder, PGLITE_OPTIONS, writeTemplate } from '../../src/db/data-folder.js';
 import { migrate } from '../../src/db/migrate.js';
 import { type Database, fromPGlite, openDatabase } from '../../src/db/open.js';
@@ -24,11 +24,10 @@ export interface TestDatabase extends Database {
 
 const log = createLog('silent');
 const open = new Set<TestDatabase>();
-
-/** Closes what a file of tests left open. `after-file.ts` calls it. */
-export async function closeDatabases(): Promise<void> {
+afterAll(async () => {
   await Promise.all([...open].map((database) => database.close()));
-}
+  await pool.close();
+});
 
 /** A fresh, migrated database of one's own. `close` destroys it; what a file leaves open is closed after its last test. */
 export async function testDatabase(kind: DatabaseKind): Promise<TestDatabase> {
