@@ -100,7 +100,6 @@ describe('the list of events', () => {
     expect(created).toMatchObject({ actor: 'reconciler', data: { deployment_id: agent.deploymentId } });
     const stages = events.map(({ type, data }: { type: string; data: { stage?: string } }) => `${type} ${data.stage ?? ''}`);
     expect(stages).toContain('deployment.stage starting');
-    expect(stages).toContain('deployment.stage configuring');
     expect(stages.at(-1)).toBe('deployment.ready ready');
     expect((await here.call('DELETE', `/api/v1/users/${user.id}/agents/ada`, { key: user.key })).status).toBe(202);
     await until(async () => (await told('instance.ended')).length === 1, 'the end of the instance');

@@ -358,4 +358,4 @@ test('an honest instance keeps its link through more turns in a row than a serve
   app.gateways.script = undefined;
   expect(links).toBe(1);
   expect((await status(who)).instance.id).toBe(id);
-}, 60_000);
+}, 240_000);
