@@ -129,7 +129,7 @@ describe('who may call what', () => {
     }
     expect(wrong).toEqual([]);
     await checkAudit();
-  }, 300_000);
+  }, 900_000);
 
   test('every path of the table of contents is in the document', async () => {
     const paths = new Set(cases.map((one) => one.path));
