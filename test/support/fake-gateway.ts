@@ -116,7 +116,7 @@ export class FakeGateways {
         JSON.stringify({ object: 'list', data: agents.map((agent) => ({ id: `openclaw/${agent.id}`, object: 'model' })) }),
       );
     } else if (/^GET \/berth\/v1\/agents\/[^/]+\/context$/.test(path)) {
-      const id = decodeURIComponent(path.split('/')[5] ?? '');
+      const id = decodeURIComponent(path.split('/')[4] ?? '');
       const parts = [{ name: 'identity', text: `You are ${id}.` }];
       response.end(JSON.stringify({ agent: id, model: 'demo/echo', system: parts[0]?.text, parts, tools: [], sampling: {} }));
     } else if (path === 'POST /v1/chat/completions') {
