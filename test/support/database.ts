@@ -11,7 +11,7 @@ import { migrate } from '../../src/db/migrate.js';
 import { type Database, fromPGlite, openDatabase } from '../../src/db/open.js';
 import { createLog } from '../../src/lib/log.js';
 import { clusterUrl } from './cluster.js';
-import { LitePool } from './lite-pool.js';
+import { DatabasePool } from './database-pool.js';
 
 /** Run a suite on each: `describe.each(databaseKinds)('… on %s', (kind) => …)`. */
 export const databaseKinds = ['pglite', 'postgres'] as const;
@@ -26,17 +26,17 @@ const log = createLog('silent');
 const open = new Set<TestDatabase>();
 afterAll(async () => {
   await Promise.all([...open].map((database) => database.close()));
-  await pool.close();
+  await Promise.all([lites.close(), postgreses.close()]);
 });
 
 /** A fresh, migrated database of one's own. `close` destroys it; what a file leaves open is closed after its last test. */
 export async function testDatabase(kind: DatabaseKind): Promise<TestDatabase> {
-  return track(kind === 'pglite' ? await pooledLite() : await createPostgres('berth_template'));
+  return track(kind === 'pglite' ? await pooledLite() : await pooledPostgres());
 }
 
 /** The same, without a single table. */
 export async function emptyDatabase(kind: DatabaseKind): Promise<TestDatabase> {
-  return track(kind === 'pglite' ? await emptyLite() : await createPostgres('template0'));
+  return track(kind === 'pglite' ? await emptyLite() : await emptyPostgres());
 }
 
 function track(database: TestDatabase): TestDatabase {
@@ -53,17 +53,60 @@ function track(database: TestDatabase): TestDatabase {
 
 // ---- Postgres: a copy of a migrated template database -----------------------------------------------------------------------
 
-async function createPostgres(template: string): Promise<TestDatabase> {
-  const admin = await clusterUrl(inject('runDir'), prepareTemplate);
-  const name = `test_${randomBytes(6).toString('hex')}`;
-  await execute(admin, `create database ${name} template ${template} strategy file_copy`);
-  const url = databaseOf(admin, name);
+interface PostgresDatabase {
+  name: string;
+  url: string;
+}
+
+const postgreses = new DatabasePool<PostgresDatabase>({
+  make: () => createPostgres('berth_template'),
+  alone: ({ url }, work) =>
+    connected(url, async (client) => {
+      // With its time limit it waits until they are gone: processes that a test has killed leave connections behind.
+      await client.query(`select pg_terminate_backend(pid, 10000) from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid()`);
+      return work({ query: (text, values) => client.query(text, values), exec: (text) => client.query(text) });
+    }),
+  destroy: dropPostgres,
+});
+
+async function pooledPostgres(): Promise<TestDatabase> {
+  const made = await postgreses.take();
+  await giveNewName(made);
+  return openPostgres(made, () => postgreses.giveBack(made));
+}
+
+/** So that a process that a test has left behind, frozen or asleep, does not come back to the next test's database. */
+async function giveNewName(database: PostgresDatabase): Promise<void> {
+  const name = newName();
+  await execute(databaseOf(database.url, 'postgres'), `alter database ${database.name} rename to ${name}`);
+  Object.assign(database, { name, url: databaseOf(database.url, name) });
+}
+
+async function emptyPostgres(): Promise<TestDatabase> {
+  const made = await createPostgres('template0');
+  return openPostgres(made, () => dropPostgres(made));
+}
+
+async function openPostgres({ url }: PostgresDatabase, leave: () => Promise<void>): Promise<TestDatabase> {
   const database = await openDatabase({ databaseUrl: url, dataDir: '', log });
-  const close = async (): Promise<void> => {
-    await database.close();
-    await execute(admin, `drop database if exists ${name} with (force)`);
-  };
-  return { ...database, url, close };
+  let closed: Promise<void> | undefined;
+  return { ...database, url, close: () => (closed ??= database.close().then(leave)) };
+}
+
+async function createPostgres(template: string): Promise<PostgresDatabase> {
+  const admin = await clusterUrl(inject('runDir'), prepareTemplate);
+  const name = newName();
+  await execute(admin, `create database ${name} template ${template} strategy file_copy`);
+  return { name, url: databaseOf(admin, name) };
+}
+
+function newName(): string {
+  return `test_${randomBytes(6).toString('hex')}`;
+}
+
+async function dropPostgres({ name }: PostgresDatabase): Promise<void> {
+  await execute(await clusterUrl(inject('runDir'), prepareTemplate), `drop database if exists ${name} with (force)`);
 }
 
 async function prepareTemplate(admin: string): Promise<void> {
@@ -79,10 +122,14 @@ function databaseOf(admin: string, name: string): string {
 }
 
 async function execute(url: string, statement: string): Promise<void> {
+  await connected(url, (client) => client.query(statement));
+}
+
+async function connected<R>(url: string, work: (client: pg.Client) => Promise<R>): Promise<R> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
   try {
-    await client.query(statement);
+    return await work(client);
   } finally {
     await client.end();
   }
@@ -95,11 +142,15 @@ const CACHE = join(ROOT, 'node_modules', '.cache', 'berth');
 let template: Promise<Blob> | undefined;
 let initial: Promise<Blob> | undefined;
 
-const pool = new LitePool(async () => liteFrom(await migratedTemplate()));
+const lites = new DatabasePool<PGlite>({
+  make: async () => liteFrom(await migratedTemplate()),
+  alone: (lite, work) => work(lite),
+  destroy: (lite) => lite.close(),
+});
 
 async function pooledLite(): Promise<TestDatabase> {
-  const lite = await pool.take();
-  return { ...fromPGlite(lite, log, () => pool.giveBack(lite)), url: undefined };
+  const lite = await lites.take();
+  return { ...fromPGlite(lite, log, () => lites.giveBack(lite)), url: undefined };
 }
 
 async function emptyLite(): Promise<TestDatabase> {
