@@ -1,4 +1,4 @@
-import type { Kysely, Transaction } from 'kysely';
+import { type Kysely, sql, type Transaction } from 'kysely';
 import type { Schema } from '../db/schema.js';
 import { newId } from '../lib/ids.js';
 import { noteWritten } from './written.js';
@@ -52,6 +52,33 @@ export async function appendEvent(trx: Transaction<Schema>, userId: string, even
     .returning('seq')
     .executeTakeFirstOrThrow();
   return Number(seq);
+}
+
+/** An event, and whose. */
+export interface UserEvent extends NewEvent {
+  userId: string;
+}
+
+/** The same for events of many users at once, in one statement; those of one user keep their order. Counters are taken in the order of users, so that two of these never wait for each other. */
+export async function appendEvents(trx: Transaction<Schema>, events: readonly UserEvent[]): Promise<void> {
+  if (events.length === 0) return;
+  const column = (of: (event: UserEvent) => string | null) => sql`${events.map(of)}::text[]`;
+  await trx.getExecutor().provideConnection(async (connection) => {
+    for (const { userId } of events) noteWritten(connection, userId);
+  });
+  await sql`with given as (
+      select *, row_number() over (partition by user_id order by place) as number, count(*) over (partition by user_id) as of_user
+      from unnest(${column((event) => event.userId)}, ${column(() => newId('evt'))}, ${column((event) => event.type)},
+        ${column((event) => event.actor)}, ${column((event) => event.requestId)}, ${column((event) => agentOf(event.payload))},
+        ${column((event) => JSON.stringify(event.payload))})
+        with ordinality as g (user_id, id, type, actor, request_id, agent_id, payload, place)
+    ), counters as (
+      insert into event_counters (user_id, last_seq) select distinct user_id, of_user from given order by user_id
+      on conflict (user_id) do update set last_seq = event_counters.last_seq + excluded.last_seq returning user_id, last_seq
+    )
+    insert into events (user_id, seq, id, type, at, actor, request_id, agent_id, payload)
+    select user_id, last_seq - of_user + number, id, type, clock_timestamp(), actor, request_id, agent_id, payload::jsonb
+    from given join counters using (user_id)`.execute(trx);
 }
 
 function agentOf({ agent_id: agent }: Record<string, unknown>): string | null {

@@ -139,6 +139,13 @@ describe.each(databaseKinds)('a rollout (fake, %s)', (database) => {
       { actor: 'rollouts', reason: `rollout ${id} was undone`, image: 'usual', image_from: 'installation' },
       { actor: 'rollouts', reason: `rollout ${id}`, image: 'other', image_from: 'rollout' },
     ]);
+    const events = `/api/v1/users/${users[0]!.id}/events?type=deployment.image_changed`;
+    const told = (await app.get(events, users[0]!.key)).json.data.map((event: { data: object }) => event.data);
+    const what = { deployment_id: deploymentIds[0]! };
+    expect(told.filter(({ reason }: { reason: string }) => reason.includes(id))).toEqual([
+      { ...what, image: 'other', reason: `rollout ${id}` },
+      { ...what, image: null, reason: `rollout ${id} was undone` },
+    ]);
   }, 60_000);
 
   test('halts when a deployment does badly, says why, and nobody is the worse for it', async () => {

@@ -48,6 +48,13 @@ describe.each(RUNTIMES)('a container that nobody uses ($runtime, $database)', ({
     expect([answer.status, answer.text]).toEqual([200, expect.stringContaining('You said')]);
     expect(answer.json.message).toContain('are you there');
     expect((await restOf(user)).instance.id).toBe(instance.id);
+    const types = 'deployment.paused,deployment.stopped,deployment.woken';
+    const { data } = (await app.get(`/api/v1/users/${user.id}/events?type=${types}`, app.adminKey)).json;
+    const told = data.map((event: { type: string; data: { cause: string } }) => `${event.type} ${event.data.cause}`);
+    expect(told.slice(0, 2)).toEqual(['deployment.paused idle', 'deployment.woken turn']);
+    expect(told).toEqual(expect.arrayContaining(['deployment.stopped idle']));
+    // What woke it stands after its last rest, whatever rest came after that.
+    expect(told.slice(told.indexOf('deployment.stopped idle'))[1]).toBe('deployment.woken turn');
   });
 
   test('is not spoken to over a link that its end left open', async () => {
@@ -131,6 +138,8 @@ describe.each(RUNTIMES)('a container that nobody uses ($runtime, $database)', ({
     await rests(user, 'paused');
     expect((await app.post('/api/v1/agents/a/start', user.key, undefined)).status).toBe(202);
     await until(async () => (await restOf(user)).state === 'ready', 'it to be awake');
+    const woken = (await app.get(`/api/v1/users/${user.id}/events?type=deployment.woken`, app.adminKey)).json.data;
+    expect(woken.map((event: { data: object }) => event.data)).toEqual([{ deployment_id: expect.any(String), cause: 'asked' }]);
     await rests(user, 'stopped');
     expect((await app.call('DELETE', '/api/v1/agents/a', { key: user.key })).status).toBe(202);
     await app.ready(user);

@@ -1,7 +1,7 @@
 import { type Kysely, type Transaction, sql } from 'kysely';
 import { beforeAll, describe, expect, test } from 'vitest';
 import type { Schema } from '../../src/db/schema.js';
-import { appendEvent, type NewEvent, readEvents } from '../../src/events/outbox.js';
+import { appendEvent, appendEvents, type NewEvent, readEvents } from '../../src/events/outbox.js';
 import { isId, newId } from '../../src/lib/ids.js';
 import { databaseKinds, testDatabase } from '../support/database.js';
 
@@ -43,6 +43,33 @@ describe.each(databaseKinds)('the outbox on %s', (kind) => {
     const page = async (after: number, limit: number) => (await readEvents(db, user, after, limit)).map(({ seq }) => seq);
     expect([await page(0, 2), await page(2, 2), await page(4, 2), await page(5, 2)]).toEqual([[1, 2], [3, 4], [5], []]);
     expect(await readEvents(db, await newUser(db), 0, 10)).toEqual([]);
+  });
+
+  test('takes those of many users at once, each in its order', async () => {
+    const [a, b] = [await newUser(db), await newUser(db)];
+    await append(db, a, 0);
+    const given = [a, b, a, a].map((userId, n) => ({ userId, ...event(n + 1) }));
+    await db.transaction().execute((trx) => appendEvents(trx, given));
+    await append(db, b, 9);
+    const of = async (user: string) => (await readEvents(db, user, 0, 10)).map(({ seq, payload }) => [seq, payload['n']]);
+    expect([await of(a), await of(b)]).toEqual([
+      [
+        [1, 0],
+        [2, 1],
+        [3, 3],
+        [4, 4],
+      ],
+      [
+        [1, 2],
+        [2, 9],
+      ],
+    ]);
+    expect((await readEvents(db, b, 0, 1))[0]).toEqual({
+      seq: 1,
+      id: expect.stringMatching(/^evt_/),
+      at: expect.any(Date),
+      ...event(2),
+    });
   });
 
   test('forgets what was rolled back, number and all', async () => {

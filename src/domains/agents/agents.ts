@@ -253,7 +253,8 @@ export class Agents {
    * `not_found` when there is no such agent.
    */
   async reach(userId: string, agent: string, { signal, timeoutMs, files = false }: ReachOptions): Promise<ReachedAgent> {
-    const wait = { deadline: performance.now() + timeoutMs, timeoutMs, signal, files };
+    const cause = files ? ('files' as const) : ('context' as const);
+    const wait = { deadline: performance.now() + timeoutMs, timeoutMs, signal, files, cause };
     const route = await this.route(userId, agent);
     if (files && route.isAsleep) await this.#options.deployments.wakeForFiles(userId, route.deploymentId);
     return this.#reach.from(userId, route, wait);

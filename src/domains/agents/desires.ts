@@ -39,7 +39,7 @@ export class Desires {
       return (await store.findAgent(trx, userId, before.id)) ?? before;
     });
     deployments.announce(after.deployment_id);
-    if (wish !== 'stopped') await deployments.wake(userId, after.deployment_id);
+    if (wish !== 'stopped') await deployments.wake(userId, after.deployment_id, 'asked');
     return after;
   }
 }

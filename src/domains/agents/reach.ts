@@ -2,7 +2,7 @@ import type { Bus } from '../../events/bus.js';
 import { News } from '../../events/news.js';
 import type { GatewayClient } from '../../gateway/gateway.js';
 import { AppError } from '../../lib/errors.js';
-import type { Deployments } from '../deployments/deployments.js';
+import type { Deployments, WakeCause } from '../deployments/deployments.js';
 import type { AgentRoute } from './agents.js';
 
 /** An agent's route with an instance that this process can speak to. */
@@ -24,6 +24,8 @@ export interface Wait {
   signal: AbortSignal;
   /** Whether no turn is to run, so that a stopped agent will do. */
   files?: boolean;
+  /** What a deployment that rests is woken for; a turn unless told. */
+  cause?: WakeCause;
   /** Told the reason at once, and again when it changes. */
   onWaiting?: ((reason: string | null) => Promise<void> | undefined) | undefined;
   /** The reason that was given last; undefined before any was. */
@@ -69,7 +71,7 @@ export class Reach {
       const route = await this.#routeOf(userId, agentId);
       if (!wait.files) refuseStopped(route);
       if (this.#isReachable(route)) return route;
-      if (route.isResting) await this.#deployments.wake(userId, route.deploymentId);
+      if (route.isResting) await this.#deployments.wake(userId, route.deploymentId, wait.cause ?? 'turn');
       if (wait.said !== route.reason) await wait.onWaiting?.(route.reason);
       wait.said = route.reason;
       const leftMs = wait.deadline - performance.now();

@@ -114,15 +114,16 @@ export async function readIdleAcrossTenants(trx: Trx, atMostMib: number, limit: 
   return rows.map((row) => ({ id: row.id, isPool: row.kind === 'pool', roomMib: row.room }));
 }
 
-/** Has one stopped that is paused, unless somebody has woken it meanwhile, or lets one of the pool go, unless somebody has claimed it. */
-export async function stopIdleAcrossTenants(trx: Trx, { id, isPool }: { id: string; isPool: boolean }): Promise<void> {
+/** Has one stopped that is paused, unless somebody has woken it meanwhile, or lets one of the pool go, unless somebody has claimed it; answers which, if it did. */
+export async function stopIdleAcrossTenants(trx: Trx, { id, isPool }: { id: string; isPool: boolean }) {
   const change = isPool
     ? { desired: 'deleted' as const, state: 'deleting' as const, stage: 'queued' as const }
     : { rest: 'stopped' as const, idle_at: null };
-  await trx
+  return trx
     .updateTable('deployments')
     .set({ ...LOOK_AGAIN, ...change })
     .where('id', '=', id)
     .where(isPool ? 'kind' : 'rest', '=', isPool ? 'pool' : 'paused')
-    .execute();
+    .returning(['id', 'user_id', 'rest'])
+    .executeTakeFirst();
 }

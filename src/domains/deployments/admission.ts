@@ -15,6 +15,7 @@ import {
   whyNotYet,
 } from './admission-rules.js';
 import * as store from './admission.store.js';
+import { sayResting } from './announcements.js';
 import { type Lease, LeaseLost } from './work.js';
 
 export type { AdmissionLimits, HostRoom } from './admission-rules.js';
@@ -123,7 +124,9 @@ export class Admission {
     const stillMissing = missing - (await store.sumLeavingAcrossTenants(trx, atMost));
     if (stillMissing <= 0) return [];
     const chosen = toStop(stillMissing, await store.readIdleAcrossTenants(trx, atMost, IDLE_LOOKED_AT));
-    for (const one of chosen) await store.stopIdleAcrossTenants(trx, one);
+    const stopped = [];
+    for (const one of chosen) stopped.push((await store.stopIdleAcrossTenants(trx, one)) ?? []);
+    await sayResting(trx, stopped.flat(), 'room');
     return chosen.map(({ id }) => id);
   }
 

@@ -120,22 +120,21 @@ export async function wakeResting(db: Db, userId: string, deploymentId: string):
 }
 
 /** Moves the end of their idle time away; answers those that rested and are to wake. */
-export async function noteUseAcrossTenants(db: Db, deploymentIds: string[]): Promise<string[]> {
-  if (deploymentIds.length === 0) return [];
+export async function noteUseAcrossTenants(db: Db, deploymentIds: string[]) {
   const woken = await db
     .updateTable('deployments')
     .set({ ...LOOK_AGAIN, rest: null, idle_at: IDLE_AT })
     .where('id', 'in', deploymentIds)
     .where('rest', 'is not', null)
-    .returning('id')
+    .returning(['id', 'user_id'])
     .execute();
   await db.updateTable('deployments').set({ idle_at: IDLE_AT }).where('id', 'in', deploymentIds).execute();
-  return woken.map((row) => row.id);
+  return woken;
 }
 
 /** One stage further for those whose idle time is over: paused, then stopped; answers which. */
-export async function restIdleAcrossTenants(db: Db, pausedS: number): Promise<string[]> {
-  const rows = await db
+export async function restIdleAcrossTenants(db: Db, pausedS: number) {
+  return db
     .updateTable('deployments')
     .set({
       ...LOOK_AGAIN,
@@ -154,9 +153,8 @@ export async function restIdleAcrossTenants(db: Db, pausedS: number): Promise<st
         .forUpdate()
         .skipLocked(),
     )
-    .returning('id')
+    .returning(['id', 'user_id', 'rest'])
     .execute();
-  return rows.map((row) => row.id);
 }
 
 export async function dedicateIfAlone(db: Db, userId: string, deploymentId: string, network: NetworkPolicy): Promise<boolean> {
@@ -235,30 +233,29 @@ export async function restart(db: Db, userId: string, deploymentId: string): Pro
     .execute();
 }
 
-export async function rollAcrossTenants(db: Db, deploymentIds: string[], image: string | null): Promise<string[]> {
+export async function rollAcrossTenants(db: Db, deploymentIds: string[], image: string | null) {
   if (deploymentIds.length === 0) return [];
-  const rows = await db
+  return db
     .updateTable('deployments')
     .set({ ...LOOK_AGAIN, rolled_image: image })
     .where('id', 'in', deploymentIds)
     .where('desired', '<>', 'deleted')
-    .returning('id')
+    .returning(['id', 'user_id'])
     .execute();
-  return rows.map((row) => row.id);
 }
 
 /** Deployments of images that are not offered any more get the usual one; answers which. */
-export async function forgetImagesAcrossTenants(db: Db, offered: readonly string[]): Promise<string[]> {
-  const changed: string[] = [];
+export async function forgetImagesAcrossTenants(db: Db, offered: readonly string[]) {
+  const changed: { id: string; user_id: string | null }[] = [];
   for (const column of ['image', 'rolled_image'] as const) {
     const rows = await db
       .updateTable('deployments')
       .set({ ...LOOK_AGAIN, [column]: null })
       .where(column, 'is not', null)
       .where(column, 'not in', [...offered])
-      .returning('id')
+      .returning(['id', 'user_id'])
       .execute();
-    changed.push(...rows.map((row) => row.id));
+    changed.push(...rows);
   }
   return changed;
 }

@@ -10,6 +10,8 @@ import * as store from './deployments.store.js';
 import * as pool from './pool.store.js';
 import { News } from '../../events/news.js';
 import { type Held, heldStatus, type Notice, noticesOf } from './held.js';
+import { sayImages, type WakeCause } from './announcements.js';
+import { Rest } from './rest.js';
 import { type NetworkPolicy, type Stage, STAGES } from './deployments.table.js';
 
 /** How far each stage is from nothing to an agent that answers. */
@@ -23,6 +25,7 @@ const FILES_AWAKE_S = 60;
 
 export type { Notice } from './held.js';
 export type { By } from './history.js';
+export type { WakeCause } from './announcements.js';
 
 export interface Placement {
   deploymentId: string;
@@ -45,6 +48,7 @@ export class Deployments {
   readonly #db: Kysely<Schema>;
   readonly #bus: Bus;
   readonly #takeUid: DeploymentsOptions['takeUid'];
+  readonly #rest: Rest;
   /** Whoever changes what a deployment runs has it recorded here, in the same transaction. */
   readonly history: History;
 
@@ -52,6 +56,7 @@ export class Deployments {
     this.#db = db;
     this.#bus = bus;
     this.#takeUid = takeUid;
+    this.#rest = new Rest(db);
     this.history = new History({ db, usualImage: image });
   }
 
@@ -115,14 +120,22 @@ export class Deployments {
   /** Their image, unless their agent has one of its own; null: the usual one. Answers those that there are. */
   async roll(trx: Transaction<Schema>, deploymentIds: string[], image: string | null, by: By): Promise<string[]> {
     const rolled = await store.rollAcrossTenants(trx, deploymentIds, image);
-    await this.history.recordAcrossTenants(trx, rolled, by);
-    return rolled;
+    const ids = rolled.map(({ id }) => id);
+    await this.history.recordAcrossTenants(trx, ids, by);
+    await sayImages(trx, rolled, image, by);
+    return ids;
   }
 
   /** At the start: what runs on an image that the operator has taken back gets the usual one, which may be another than before. */
   async adoptImages(offered: readonly string[]): Promise<void> {
-    for (const id of await store.forgetImagesAcrossTenants(this.#db, offered)) this.announce(id);
-    await this.history.recordAll({ actor: 'installation', requestId: null, reason: 'the images that the operator offers' });
+    const by = { actor: 'installation', requestId: null, reason: 'the images that the operator offers' };
+    const changed = await this.#db.transaction().execute(async (trx) => {
+      const rows = await store.forgetImagesAcrossTenants(trx, offered);
+      await sayImages(trx, rows, null, by);
+      return rows;
+    });
+    for (const { id } of changed) this.announce(id);
+    await this.history.recordAll(by);
   }
 
   /** Wakes a sleeping deployment for its files alone, for a minute from now; no turn may run. */
@@ -131,18 +144,18 @@ export class Deployments {
   }
 
   /** Wakes what sleeps for want of use; whoever calls waits for it to be ready. */
-  async wake(userId: string, deploymentId: string): Promise<void> {
-    if (await store.wakeResting(this.#db, userId, deploymentId)) this.announce(deploymentId);
+  async wake(userId: string, deploymentId: string, cause: WakeCause): Promise<void> {
+    if (await this.#rest.wake(userId, deploymentId, cause)) this.announce(deploymentId);
   }
 
   /** Puts off the rest of those that are in use, and wakes those of them that rest already. */
   async noteUse(deploymentIds: string[]): Promise<void> {
-    for (const id of await store.noteUseAcrossTenants(this.#db, deploymentIds)) this.announce(id);
+    for (const id of await this.#rest.noteUse(deploymentIds)) this.announce(id);
   }
 
   /** Takes those that were idle for as long as their tier says one stage further to rest. */
   async restIdle(pausedS: number): Promise<void> {
-    for (const id of await store.restIdleAcrossTenants(this.#db, pausedS)) this.announce(id);
+    for (const id of await this.#rest.idle(pausedS)) this.announce(id);
   }
 
   /** The user's limits changed: every deployment is looked at again. */

@@ -282,15 +282,18 @@ export async function readVolumesAcrossTenants(db: Db): Promise<Set<string>> {
   return new Set(rows.map((row) => row.volume));
 }
 
-/** Somebody uses a deployment that was about to rest: not yet, and not before `seconds` have passed. */
-export async function stayAwakeAcrossTenants(db: Db, lease: Lease, seconds: number): Promise<void> {
-  await db
+/** Somebody uses a deployment that was about to rest: not yet, and not before `seconds` have passed. Answers whether it was still to rest. */
+export async function stayAwakeAcrossTenants(db: Db, lease: Lease, seconds: number): Promise<boolean> {
+  const row = await db
     .updateTable('deployments')
     .set({ rest: null, wish: sql<string>`wish + 1`, idle_at: sql<Date>`now() + make_interval(secs => ${seconds})` })
     .where('id', '=', lease.deploymentId)
     .where('lease_owner', '=', lease.owner)
     .where('lease_epoch', '=', lease.epoch)
-    .execute();
+    .where('rest', 'is not', null)
+    .returning('id')
+    .executeTakeFirst();
+  return row !== undefined;
 }
 
 /** Marks them due, except that what failed waits out its pause: an instance that dies at once would else be made anew at once, without end. */

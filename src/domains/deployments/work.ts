@@ -3,6 +3,7 @@ import type { Schema } from '../../db/schema.js';
 import type { Bus } from '../../events/bus.js';
 import { appendEvent } from '../../events/outbox.js';
 import type { DeploymentState, NetworkPolicy, Stage, StageTiming } from './deployments.table.js';
+import { sayWoken } from './announcements.js';
 import * as store from './work.store.js';
 
 export type { Lease } from './work.store.js';
@@ -144,8 +145,11 @@ export class DeploymentWork {
   }
 
   /** Somebody uses what was about to rest: it does not, for `seconds` at least. */
-  stayAwake(lease: store.Lease, seconds: number): Promise<void> {
-    return store.stayAwakeAcrossTenants(this.#db, lease, seconds);
+  async stayAwake(lease: store.Lease, seconds: number): Promise<void> {
+    await this.#db.transaction().execute(async (trx) => {
+      const woken = await store.stayAwakeAcrossTenants(trx, lease, seconds);
+      if (woken) await sayWoken(trx, [{ id: lease.deploymentId, user_id: lease.userId }], 'busy');
+    });
   }
 
   /** Gives the lease back: what the pass saw when it began, and when to look next. */

@@ -101,7 +101,7 @@ export class Restoring {
     const { user_id: userId, agent_id: agentId, id } = row;
     const agent = await store.placeOf(db, userId, agentId);
     if (!agent) throw new AppError('not_found', 'the agent is gone');
-    await deployments.wake(userId, agent.deployment_id);
+    await deployments.wake(userId, agent.deployment_id, 'snapshot');
     await deployments.wakeForFiles(userId, agent.deployment_id);
     const isThere = agent.instance_id !== null && (agent.applied_version ?? 0) > 0 && agent.moving_from === null;
     if (!isThere || !state.reaches(agent.instance_id!)) return false;

@@ -90,7 +90,7 @@ export class Taking {
   }
 
   async #wake(userId: string, deploymentId: string): Promise<void> {
-    await this.#options.deployments.wake(userId, deploymentId);
+    await this.#options.deployments.wake(userId, deploymentId, 'snapshot');
     await this.#options.deployments.wakeForFiles(userId, deploymentId);
   }
 
