@@ -19,6 +19,7 @@ import * as journal from './0017_journal.js';
 import * as logs from './0018_logs.js';
 import * as audit from './0019_audit.js';
 import * as endedInstances from './0021_ended_instances.js';
+import * as eventHorizon from './0023_event_horizon.js';
 
 /** Every migration in its order. One that has landed is never edited. */
 export const migrations: Record<string, Migration> = {
@@ -42,4 +43,5 @@ export const migrations: Record<string, Migration> = {
   '0018_logs': logs,
   '0019_audit': audit,
   '0021_ended_instances': endedInstances,
+  '0023_event_horizon': eventHorizon,
 };

@@ -128,6 +128,7 @@ const OWNERS: Record<string, string> = {
   webhooks: 'webhooks',
   events: 'events',
   event_counters: 'events',
+  event_horizon: 'events',
 };
 
 const FILE_LINES = 400;

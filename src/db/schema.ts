@@ -9,7 +9,7 @@ import type {
 import type { ApiKeysTable } from '../domains/api-keys/api-keys.table.js';
 import type { ConversationsTable, ForgottenConversationsTable, TurnEventsTable, TurnsTable } from '../domains/chat/chat.table.js';
 import type { AgentConfigsTable } from '../domains/configs/configs.table.js';
-import type { SocketTicketsTable } from '../domains/events/events.table.js';
+import type { EventHorizonTable, SocketTicketsTable } from '../domains/events/events.table.js';
 import type { DeploymentRevisionsTable, DeploymentsTable, InstancesTable } from '../domains/deployments/deployments.table.js';
 import type { HeartbeatRunsTable, HeartbeatsTable } from '../domains/heartbeats/heartbeats.table.js';
 import type { IdempotencyKeysTable } from '../domains/idempotency/idempotency.table.js';
@@ -52,6 +52,7 @@ export interface Schema {
   deployments: DeploymentsTable;
   egress_traffic: EgressTrafficTable;
   event_counters: EventCountersTable;
+  event_horizon: EventHorizonTable;
   events: EventsTable;
   forgotten_conversations: ForgottenConversationsTable;
   heartbeat_runs: HeartbeatRunsTable;

@@ -60,7 +60,7 @@ export interface UserEvent extends NewEvent {
 }
 
 /** The same for events of many users at once, in one statement; those of one user keep their order. Counters are taken in the order of users, so that two of these never wait for each other. */
-export async function appendEvents(trx: Transaction<Schema>, events: readonly UserEvent[]): Promise<void> {
+export async function appendEventsAcrossTenants(trx: Transaction<Schema>, events: readonly UserEvent[]): Promise<void> {
   if (events.length === 0) return;
   const column = (of: (event: UserEvent) => string | null) => sql`${events.map(of)}::text[]`;
   await trx.getExecutor().provideConnection(async (connection) => {

@@ -109,6 +109,19 @@ export async function admitByKey(
   return { caller, userId };
 }
 
+/** For routes that name no user: whom the request is for, by its key, `user` and X-Workspace-ID; undefined for an admin that names nobody in the header. */
+export async function actsFor(c: Context<Env>, user: string | undefined): Promise<string | undefined> {
+  const { caller, services } = c.env.berth;
+  if (!caller) throw new AppError('internal', 'a public route asks whom its caller acts for');
+  const workspace = headerOf(c, 'x-workspace-id');
+  if (caller.kind === 'admin' && workspace === undefined) return undefined;
+  const claim = { access: 'any', caller, user: user ?? 'me', agent: undefined, workspace } as const;
+  const userId = await authorize(claim, services.directory);
+  // What is kept of the request goes with that user.
+  c.env.berth.tenantId = userId;
+  return userId;
+}
+
 async function callerOfKey(state: RequestState, key: string): Promise<Caller> {
   const { rateLimits, authenticator } = state.services;
   if (rateLimits.hasFailures && (await rateLimits.isBarred(state.ip))) count(state, await rateLimits.ofFailure(state.ip));

@@ -1,7 +1,7 @@
 import { type Kysely, type Transaction, sql } from 'kysely';
 import { beforeAll, describe, expect, test } from 'vitest';
 import type { Schema } from '../../src/db/schema.js';
-import { appendEvent, appendEvents, type NewEvent, readEvents } from '../../src/events/outbox.js';
+import { appendEvent, appendEventsAcrossTenants, type NewEvent, readEvents } from '../../src/events/outbox.js';
 import { isId, newId } from '../../src/lib/ids.js';
 import { databaseKinds, testDatabase } from '../support/database.js';
 
@@ -49,7 +49,7 @@ describe.each(databaseKinds)('the outbox on %s', (kind) => {
     const [a, b] = [await newUser(db), await newUser(db)];
     await append(db, a, 0);
     const given = [a, b, a, a].map((userId, n) => ({ userId, ...event(n + 1) }));
-    await db.transaction().execute((trx) => appendEvents(trx, given));
+    await db.transaction().execute((trx) => appendEventsAcrossTenants(trx, given));
     await append(db, b, 9);
     const of = async (user: string) => (await readEvents(db, user, 0, 10)).map(({ seq, payload }) => [seq, payload['n']]);
     expect([await of(a), await of(b)]).toEqual([

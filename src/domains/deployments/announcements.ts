@@ -1,6 +1,6 @@
 import type { Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
-import { appendEvents } from '../../events/outbox.js';
+import { appendEventsAcrossTenants } from '../../events/outbox.js';
 import type { By } from './history.js';
 
 /** Why a deployment that rests is woken: for what, or since something in it works after all. */
@@ -46,5 +46,5 @@ async function say<Row extends Owned>(
     const payload = { deployment_id: row.id, ...what };
     return row.user_id === null ? [] : [{ userId: row.user_id, type: typeOf(row), actor, requestId, payload }];
   });
-  await appendEvents(trx, events);
+  await appendEventsAcrossTenants(trx, events);
 }

@@ -35,6 +35,13 @@ export const UserEventsQuery = EventsQuery.extend({
   agent: z.string().min(1).max(100).optional().openapi({ description: 'Only what is about this agent, by id or name.' }),
 });
 
+export const AllEventsQuery = UserEventsQuery.extend({
+  user: z.string().min(1).max(100).optional().openapi({
+    description:
+      'Only what is of this user, by id or name. With it an admin may name the agent by its name, without it by its id.',
+  }),
+});
+
 export const EventAnswer = z
   .object({
     id: z.string(),
@@ -64,6 +71,16 @@ export const GapAnswer = z
   .openapi('EventGap');
 export type GapAnswer = z.infer<typeof GapAnswer>;
 
+/** An event among those of all users. */
+export const OwnedEventAnswer = EventAnswer.extend({ user_id: z.string() }).openapi('OwnedEvent');
+export type OwnedEventAnswer = z.infer<typeof OwnedEventAnswer>;
+
+/** The same among those of all users, whose numbers count for each user alone. */
+export const AllGapAnswer = z
+  .object({ reason: z.enum(['expired', 'unknown']), cursor: z.string() })
+  .openapi('AllEventsGap', { description: 'Events after the cursor are not kept any more, or the cursor is ahead of all.' });
+export type AllGapAnswer = z.infer<typeof AllGapAnswer>;
+
 export const EventsAnswer = z
   .object({
     data: z.array(EventAnswer),
@@ -71,6 +88,15 @@ export const EventsAnswer = z
     gap: GapAnswer.nullable().openapi({ description: 'What lies between the cursor and the first event that is kept.' }),
   })
   .openapi('Events');
+
+export const AllEventsAnswer = z
+  .object({
+    data: z.array(OwnedEventAnswer),
+    pagination: z.object({ next_cursor: z.string().nullable(), has_more: z.boolean(), total: z.null() }),
+    gap: AllGapAnswer.nullable(),
+  })
+  .openapi('AllEvents');
+export type AllEventsAnswer = z.infer<typeof AllEventsAnswer>;
 
 export const TicketAnswer = z
   .object({ ticket: z.string(), expires_at: z.iso.datetime() })

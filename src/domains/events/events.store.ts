@@ -1,5 +1,6 @@
 import { type Kysely, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
+import { type EventFilter, patternsOf } from './filter.js';
 
 type Db = Kysely<Schema>;
 
@@ -32,12 +33,6 @@ export async function readOldest(db: Db, userId: string): Promise<number | undef
   return row && Number(row.seq);
 }
 
-/** Which events: of these types, exact or `domain.*`, and about that agent. */
-export interface EventFilter {
-  types: readonly string[];
-  agentId: string | undefined;
-}
-
 export interface EventsPage {
   after: number | undefined;
   descending: boolean;
@@ -53,10 +48,7 @@ export async function listEvents(db: Db, userId: string, { types, agentId }: Eve
     .where('user_id', '=', userId);
   if (page.after !== undefined) query = query.where('seq', page.descending ? '<' : '>', page.after);
   if (agentId !== undefined) query = query.where('agent_id', '=', agentId);
-  if (types.length > 0) {
-    const patterns = types.map((type) => (type.endsWith('*') ? `${escapeLike(type.slice(0, -1))}%` : escapeLike(type)));
-    query = query.where((eb) => eb.or(patterns.map((pattern) => eb('type', 'like', pattern))));
-  }
+  if (types.length > 0) query = query.where((eb) => eb.or(patternsOf(types).map((pattern) => eb('type', 'like', pattern))));
   const rows = await query
     .orderBy('seq', page.descending ? 'desc' : 'asc')
     .offset(page.offset)
@@ -76,22 +68,18 @@ export async function findAgent(db: Db, userId: string, name: string): Promise<s
   return row?.id;
 }
 
-/** Forgets events that are older, some at a time; answers how many. */
+/** Forgets events that are older, some at a time, and notes up to where; answers how many. */
 export async function pruneEventsAcrossTenants(db: Db, days: number, atMost: number): Promise<number> {
-  const old = db
-    .selectFrom('events')
-    .select(['user_id', 'seq'])
-    .where('at', '<', sql<Date>`now() - make_interval(days => ${days})`)
-    .orderBy('at')
-    .limit(atMost);
-  const gone = await db
-    .with('old', () => old)
-    .deleteFrom('events as e')
-    .using('old')
-    .whereRef('e.user_id', '=', 'old.user_id')
-    .whereRef('e.seq', '=', 'old.seq')
-    .executeTakeFirst();
-  return Number(gone.numDeletedRows);
+  const { rows } = await sql<{ gone: number }>`with old as (
+      select user_id, seq from events where at < now() - make_interval(days => ${days}) order by at limit ${atMost}
+    ), gone as (
+      delete from events e using old where e.user_id = old.user_id and e.seq = old.seq returning e.xid
+    ), noted as (
+      insert into event_horizon (xid) select xid from gone order by xid desc limit 1
+      on conflict (only_one) do update set xid = greatest(event_horizon.xid, excluded.xid)
+    )
+    select count(*)::int as gone from gone`.execute(db);
+  return rows[0]?.gone ?? 0;
 }
 
 // ---- tickets ---------------------------------------------------------------------------------------------------------------
@@ -128,8 +116,4 @@ export async function pruneTicketsAcrossTenants(db: Db): Promise<void> {
 
 export async function eraseTickets(db: Db, userId: string): Promise<void> {
   await db.deleteFrom('socket_tickets').where('user_id', '=', userId).execute();
-}
-
-function escapeLike(text: string): string {
-  return text.replace(/[\\%_]/g, '\\$&');
 }

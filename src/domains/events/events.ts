@@ -6,6 +6,9 @@ import { AppError } from '../../lib/errors.js';
 import { joinSignals } from '../../lib/joined-signal.js';
 import type { Log } from '../../lib/log.js';
 import type { ApiKeys } from '../api-keys/api-keys.js';
+import { AllEvents } from './all-events.js';
+import type { AllReader } from './all-feed.js';
+import { invalidCursor } from './cursor.js';
 import { cursorOf, eventAnswer, type EventAnswer, gapAnswer, type GapAnswer } from './events.schema.js';
 import * as store from './events.store.js';
 import { Feed, type FeedOptions, type Reader } from './feed.js';
@@ -56,17 +59,21 @@ export class Events {
   readonly #retentionDays: number;
   readonly #feed: Feed;
   readonly #keys: KeyWatch;
+  /** Those of all users, for admins. */
+  readonly all: AllEvents;
 
   constructor({ db, bus, log, keys, retentionDays, feed, slowMs }: EventsOptions) {
     this.#db = db;
     this.#retentionDays = retentionDays;
     this.#feed = new Feed({ db, bus, log, ...feed });
+    this.all = new AllEvents({ db, bus, log, feed });
     this.#keys = new KeyWatch({ bus, log, living: (ids) => keys.living(ids) });
     this.slowMs = slowMs ?? SLOW_MS;
   }
 
   start(): void {
     this.#feed.start();
+    this.all.start();
     this.#keys.start();
   }
 
@@ -76,7 +83,7 @@ export class Events {
   }
 
   async stop(): Promise<void> {
-    await Promise.all([this.#feed.stop(), this.#keys.stop()]);
+    await Promise.all([this.#feed.stop(), this.all.stop(), this.#keys.stop()]);
   }
 
   async list(userId: string, wish: EventsWish): Promise<EventsAnswer> {
@@ -102,16 +109,34 @@ export class Events {
   }
 
   /** Gives a reader to `use`, whose signal aborts with the given one, when the key ends, and when this process does. */
-  async follow(
+  follow(
     { userId, keyId, after }: Audience,
     signal: AbortSignal,
     use: (reader: Reader, signal: AbortSignal) => Promise<void>,
+  ): Promise<void> {
+    return this.#attend(keyId, signal, () => this.#feed.open(userId, after), use);
+  }
+
+  /** The same of all users' events. */
+  followAll(
+    { keyId, cursor }: { keyId: string; cursor: string | undefined },
+    signal: AbortSignal,
+    use: (reader: AllReader, signal: AbortSignal) => Promise<void>,
+  ): Promise<void> {
+    return this.#attend(keyId, signal, () => this.all.open(cursor), use);
+  }
+
+  async #attend<R extends { close(): void }>(
+    keyId: string,
+    signal: AbortSignal,
+    open: () => Promise<R>,
+    use: (reader: R, signal: AbortSignal) => Promise<void>,
   ): Promise<void> {
     const dead = new AbortController();
     const unwatch = this.#keys.watch(keyId, () => dead.abort(new AppError('unauthorized', 'the API key is not valid any more')));
     const joined = joinSignals(signal, dead.signal, this.#feed.ending);
     try {
-      const reader = await this.#feed.open(userId, after);
+      const reader = await open();
       try {
         await use(reader, joined.signal);
       } finally {
@@ -166,9 +191,7 @@ export function seqOf(cursor: string | undefined): number | undefined {
   if (cursor === undefined || cursor === '') return undefined;
   const [, seq] = /^e(\d{1,15})$/.exec(Buffer.from(cursor, 'base64url').toString('utf8')) ?? [];
   if (seq !== undefined && cursorOf(Number(seq)) === cursor) return Number(seq);
-  throw new AppError('invalid_request', 'invalid cursor', {
-    fields: [{ path: 'cursor', message: 'must be the cursor of an event, or the next_cursor of an earlier answer' }],
-  });
+  throw invalidCursor();
 }
 
 function digestOf(ticket: string): string {

@@ -7,6 +7,7 @@ import { AppError } from '../../lib/errors.js';
 import type { Log } from '../../lib/log.js';
 import { Loop } from '../../lib/loop.js';
 import { Channel } from './channel.js';
+import { cursorOf } from './events.schema.js';
 import * as store from './events.store.js';
 
 export interface FeedOptions {
@@ -137,6 +138,10 @@ export class Reader {
     this.position = position;
     this.#head = head;
     this.#close = close;
+  }
+
+  get cursor(): string {
+    return cursorOf(this.position);
   }
 
   close(): void {

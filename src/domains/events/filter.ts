@@ -1,5 +1,10 @@
 import type { StoredEvent } from '../../events/outbox.js';
-import type { EventFilter } from './events.store.js';
+
+/** Which events: of these types, exact or `domain.*`, and about that agent. */
+export interface EventFilter {
+  types: readonly string[];
+  agentId: string | undefined;
+}
 
 /** Whether an event is among those that a reader wants: any type where it names none. */
 export function matches({ types, agentId }: EventFilter, event: StoredEvent): boolean {
@@ -10,4 +15,13 @@ export function matches({ types, agentId }: EventFilter, event: StoredEvent): bo
 /** `agent.created` is that type; `agent.*` every type of agents; `*` every type. */
 export function isOfType(wanted: string, type: string): boolean {
   return wanted.endsWith('*') ? type.startsWith(wanted.slice(0, -1)) : type === wanted;
+}
+
+/** The same for the database, by `like`. */
+export function patternsOf(types: readonly string[]): string[] {
+  return types.map((type) => (type.endsWith('*') ? `${escapeLike(type.slice(0, -1))}%` : escapeLike(type)));
+}
+
+function escapeLike(text: string): string {
+  return text.replace(/[\\%_]/g, '\\$&');
 }
