@@ -344,6 +344,43 @@ describe('a message while a turn of its conversation runs', () => {
     expect(history).toEqual(['/slow 10000 20', ...waiting.map((_, i) => `m${i}`)]);
   });
 
+  test('is met as the config of its agent says, unless it says so itself: plain, streamed and by an OpenAI client', async () => {
+    const config = (onBusy: string | null) =>
+      first.call('PATCH', '/api/v1/agents/a/config', { key: user.key, body: { on_busy: onBusy } });
+    expect((await config('reject')).json).toMatchObject({ applies: 'live', config: { on_busy: 'reject' } });
+    const { reader, id, conversation_id } = await slow();
+    const plainly = await send(second, 'x', { conversation_id });
+    const streamed = await (await begin('x', { by: second, more: { conversation_id, resumable: false } })).end();
+    expect([plainly.status, plainly.headers.get('berth-turn')]).toEqual([409, id]);
+    expect(streamed.events.at(-1)).toMatchObject({ event: 'error', data: { code: 'conflict' } });
+    expect((await send(second, 'now this', { conversation_id, on_busy: 'interrupt' })).json.message).toBe('You said: now this');
+    await reader.end();
+
+    const ask = (content: string, more: object = {}) =>
+      second.post('/v1/chat/completions', user.key, {
+        model: 'berth/a',
+        user: 'me',
+        messages: [{ role: 'user', content }],
+        ...more,
+      });
+    const running = EventReader.open(`${first.url}/v1/chat/completions`, {
+      key: user.key,
+      body: { model: 'berth/a', user: 'me', stream: true, messages: [{ role: 'user', content: '/slow 10000 20' }] },
+    });
+    const chunks = await running;
+    await chunks.until(() => chunks.text.includes('w1'), 'its first word');
+    const refused = await ask('x');
+    expect([refused.status, refused.json.error.message]).toEqual([
+      409,
+      expect.stringContaining('a turn of this conversation is running'),
+    ]);
+    expect((await ask('x', { on_busy: 'panic' })).status).toBe(400);
+    expect((await config('interrupt')).status).toBe(200);
+    expect((await ask('now that')).json.choices[0].message.content).toBe('You said: now that');
+    await chunks.end();
+    expect((await config(null)).json.config.on_busy).toBe('queue');
+  });
+
   test('says so by a word that is known', async () => {
     const answer = await send(first, 'x', { on_busy: 'panic' });
     expect([answer.status, answer.json.fields?.[0]?.path]).toEqual([400, 'on_busy']);

@@ -25,6 +25,11 @@ export const Messages = z
     'must end with a message of the user',
   );
 
+const OnBusy = z.enum(['queue', 'reject', 'interrupt'], { error: 'must be queue, reject or interrupt' }).openapi({
+  description:
+    'While another turn of the conversation runs: `queue` waits for it, in the order of arrival, 16 at most; `reject` answers 409 and names it in `Berth-Turn`; `interrupt` cancels it. Unset: as `on_busy` of the agent’s config.',
+});
+
 export const ChatRequest = z
   .strictObject({
     messages: Messages,
@@ -35,10 +40,7 @@ export const ChatRequest = z
       .openapi({
         description: 'Goes on with a conversation: `messages` are its new ones. Unset: a new conversation, its id in the answer.',
       }),
-    on_busy: z.enum(['queue', 'reject', 'interrupt'], { error: 'must be queue, reject or interrupt' }).optional().openapi({
-      description:
-        'While another turn of the conversation runs: `queue` (unless told) waits for it, in the order of arrival, 16 at most; `reject` answers 409 and names it in `Berth-Turn`; `interrupt` cancels it.',
-    }),
+    on_busy: OnBusy.optional(),
   })
   .openapi('ChatRequest');
 export type ChatRequest = z.infer<typeof ChatRequest>;
@@ -86,6 +88,7 @@ export const CompletionRequest = z
     stream: z.boolean().nullable().optional(),
     stream_options: z.looseObject({ include_usage: z.boolean().optional() }).nullable().optional(),
     user: z.string().max(256, 'must have at most 256 characters').optional(),
+    on_busy: OnBusy.nullable().optional(),
     n: z.literal(1, { error: 'must be 1: an agent gives one answer' }).nullable().optional(),
     temperature: range(0, 2),
     top_p: range(0, 1),

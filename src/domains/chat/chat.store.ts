@@ -22,6 +22,8 @@ export interface Once {
   body: string;
 }
 
+export type OnBusy = 'queue' | 'reject' | 'interrupt';
+
 /** A turn, of a conversation that there is or of none. */
 export async function insertTurn(db: Db, userId: string, turn: NewTurn): Promise<void> {
   const { conversationId } = turn;
@@ -148,7 +150,12 @@ function wordsOf(reply: string) {
     to_tsvector('simple', left(coalesce(${told}, ''), ${sql.lit(SEARCHED_CHARS)}) || ' ' || ${said}::text) || array_to_tsvector(array[user_id]) end`;
 }
 
-/** A conversation with that agent, and how many of its turns run. */
+/** What the newest config of an agent says of messages that come while a turn runs; null where it says nothing. */
+function onBusyOf(agentId: string) {
+  return sql<OnBusy | null>`(select document->>'on_busy' from agent_configs where agent_id = ${agentId} order by version desc limit 1)`;
+}
+
+/** A conversation with that agent, how many of its turns run, and what is to become of another. */
 export async function findConversation(db: Db, userId: string, agentId: string, conversationId: string) {
   return db
     .selectFrom('conversations as c')
@@ -161,6 +168,7 @@ export async function findConversation(db: Db, userId: string, agentId: string, 
         .whereRef('t.conversation_id', '=', 'c.id')
         .where('t.status', '=', 'running')
         .as('running'),
+      onBusyOf(agentId).as('on_busy'),
     ])
     .where('c.user_id', '=', userId)
     .where('c.agent_id', '=', agentId)
@@ -186,12 +194,12 @@ export async function conversationOfExternalUser(
   agentId: string,
   externalUser: string,
   newConversationId: string,
-): Promise<{ id: string; memory_key: string | null }> {
+): Promise<{ id: string; memory_key: string | null; on_busy: OnBusy | null }> {
   const row = await db
     .insertInto('conversations')
     .values({ id: newConversationId, user_id: userId, agent_id: agentId, external_user: externalUser })
     .onConflict((oc) => oc.columns(['agent_id', 'external_user']).doUpdateSet({ external_user: externalUser }))
-    .returning(['id', 'memory_key'])
+    .returning(['id', 'memory_key', onBusyOf(agentId).as('on_busy')])
     .executeTakeFirstOrThrow();
   return row;
 }

@@ -9,6 +9,7 @@ import type { Log } from '../../lib/log.js';
 import type { AgentRoute, Agents, Wait } from '../agents/agents.js';
 import { Asker } from './asker.js';
 import * as store from './chat.store.js';
+import type { OnBusy } from './chat.store.js';
 import { readJournal, replaceJournal } from './journal.js';
 import type { JournalLine } from './journal.schema.js';
 import { mayBeRefused, openJournal } from './open-journal.js';
@@ -31,7 +32,7 @@ export interface ChatOptions {
 /** So many turns of one conversation run or wait; the gateway takes them in the order in which they came. */
 const TURNS_IN_CONVERSATION = 16;
 
-export type OnBusy = 'queue' | 'reject' | 'interrupt';
+export type { OnBusy } from './chat.store.js';
 
 /**
  * What a caller says. Exactly one of four kinds of memory: a conversation of ours, an OpenAI client's `user`, none, or `apart`: a conversation
@@ -41,7 +42,7 @@ export interface TurnWish {
   messages: unknown[];
   memory: { kind: 'conversation' | 'apart'; id: string | undefined } | { kind: 'external'; user: string } | { kind: 'none' };
   sampling?: Record<string, unknown>;
-  /** What becomes of it while another turn of its conversation runs: it waits (unless told), is refused, or ends that one. */
+  /** What becomes of it while another turn of its conversation runs: it waits, is refused, or ends that one. Unset: as the agent's config says, which is to wait unless told. */
   onBusy?: OnBusy | undefined;
   /** Who says it. */
   origin?: Origin;
@@ -56,8 +57,17 @@ export interface PreparedTurn {
   isNewConversation: boolean;
   /** What the gateway knows the conversation by. */
   memoryKey: string | null;
+  onBusy: OnBusy;
   route: AgentRoute;
   wish: TurnWish;
+}
+
+/** The conversation that a turn is of, if of one. */
+interface ConversationOf {
+  id: string | null;
+  memoryKey: string | null;
+  isNew: boolean;
+  onBusy: OnBusy;
 }
 
 /** Turns: prepared, begun on the agent's instance, relayed, and journaled from before their first word to their end. */
@@ -78,8 +88,8 @@ export class Chat {
   async prepare(userId: string, agent: string, wish: TurnWish): Promise<PreparedTurn> {
     const route = await this.#options.agents.route(userId, agent);
     this.#options.agents.refuseStopped(route);
-    const { id: conversationId, memoryKey, isNew } = await this.#conversation(userId, route.agentId, wish);
-    const conversation = { conversationId, memoryKey, isNewConversation: isNew };
+    const { id: conversationId, memoryKey, isNew, onBusy } = await this.#conversation(userId, route.agentId, wish);
+    const conversation = { conversationId, memoryKey, isNewConversation: isNew, onBusy };
     return { turnId: newId('trn'), userId, agent: route.name, ...conversation, route, wish };
   }
 
@@ -143,27 +153,26 @@ export class Chat {
     await store.deleteConversations(trx, userId);
   }
 
-  async #conversation(
-    userId: string,
-    agentId: string,
-    { memory, onBusy }: TurnWish,
-  ): Promise<{ id: string | null; memoryKey: string | null; isNew: boolean }> {
-    if (memory.kind === 'none') return { id: null, memoryKey: null, isNew: false };
+  async #conversation(userId: string, agentId: string, { memory, onBusy: asked }: TurnWish): Promise<ConversationOf> {
+    const alone = { isNew: false, onBusy: asked ?? 'queue' };
+    if (memory.kind === 'none') return { ...alone, id: null, memoryKey: null };
     if (memory.kind === 'external') {
-      const { id, memory_key } = await this.#externalConversation(userId, agentId, memory.user);
-      return { id, memoryKey: memory_key ?? id, isNew: false };
+      const { id, memory_key, on_busy } = await this.#externalConversation(userId, agentId, memory.user);
+      return { id, memoryKey: memory_key ?? id, isNew: false, onBusy: asked ?? on_busy ?? 'queue' };
     }
     if (memory.id === undefined) {
       const id = newId('cnv');
-      return { id, memoryKey: id, isNew: true };
+      return { ...alone, id, memoryKey: id, isNew: true };
     }
     const found = await store.findConversation(this.#db, userId, agentId, memory.id);
     if (!found) throw new AppError('not_found', 'conversation not found');
+    // A setting of what people say: what Berth itself says waits.
+    const onBusy = asked ?? (memory.kind === 'apart' ? null : found.on_busy) ?? 'queue';
     if (onBusy !== 'interrupt' && Number(found.running) >= TURNS_IN_CONVERSATION)
       throw new AppError('rate_limited', `${TURNS_IN_CONVERSATION} messages of this conversation wait already`, {
         retryAfterS: 5,
       });
-    return { id: found.id, memoryKey: found.memory_key ?? found.id, isNew: false };
+    return { id: found.id, memoryKey: found.memory_key ?? found.id, isNew: false, onBusy };
   }
 
   async #externalConversation(userId: string, agentId: string, externalUser: string) {

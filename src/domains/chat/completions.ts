@@ -90,7 +90,8 @@ function wishOf(request: CompletionRequest): TurnWish {
   if (request.user === undefined || request.user === '')
     return { messages: request.messages, memory: { kind: 'none' }, sampling };
   const system = request.messages.slice(0, -1).filter((message) => message.role === 'system' || message.role === 'developer');
-  return { messages: [...system, ...request.messages.slice(-1)], memory: { kind: 'external', user: request.user }, sampling };
+  const messages = [...system, ...request.messages.slice(-1)];
+  return { messages, memory: { kind: 'external', user: request.user }, sampling, onBusy: request.on_busy ?? undefined };
 }
 
 function model(id: string, created: Date, ownedBy: string): Model {

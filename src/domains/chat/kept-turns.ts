@@ -121,7 +121,9 @@ export class KeptTurns {
     } else if (resumable) {
       const wish = { messages: row.messages, memory: { kind: 'conversation' as const, id: conversationId ?? undefined } };
       const known = conversationId === null ? undefined : await findConversation(this.#db, userId, agentId, conversationId);
-      const conversation = { conversationId, memoryKey: known?.memory_key ?? conversationId, isNewConversation: false };
+      const memoryKey = known?.memory_key ?? conversationId;
+      // It was let into its conversation when it was taken.
+      const conversation = { conversationId, memoryKey, isNewConversation: false, onBusy: 'queue' as const };
       const prepared = { turnId: id, userId, agent: route.name, ...conversation, route, wish };
       this.#run(turn, (signal, onWaiting) => this.#ask(turn, prepared, this.#asker.wait(signal, onWaiting)));
     } else this.#run(turn, () => Promise.reject(new AppError('unavailable', 'the process that took the turn died')));

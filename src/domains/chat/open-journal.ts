@@ -8,8 +8,8 @@ import { appendStarted } from './turn-events.js';
 import { requestCancel, runningIn } from './turns.store.js';
 
 /** Whether its conversation decides if the turn may begin, so that it must be written down before anybody is asked. */
-export function mayBeRefused({ wish, isNewConversation, conversationId }: PreparedTurn): boolean {
-  return (wish.onBusy ?? 'queue') !== 'queue' && !isNewConversation && conversationId !== null;
+export function mayBeRefused({ onBusy, isNewConversation, conversationId }: PreparedTurn): boolean {
+  return onBusy !== 'queue' && !isNewConversation && conversationId !== null;
 }
 
 /**
@@ -25,7 +25,7 @@ export async function openJournal(
   const turn = { id, agentId: route.agentId, conversationId, messages: wish.messages, ...more };
   try {
     return await db.transaction().execute(async (trx) => {
-      const interrupted = mayBeRefused(prepared) ? await makeWay(trx, userId, turn, wish.onBusy === 'reject') : [];
+      const interrupted = mayBeRefused(prepared) ? await makeWay(trx, userId, turn, prepared.onBusy === 'reject') : [];
       if (prepared.isNewConversation && conversationId !== null)
         await insertConversationAndTurn(trx, userId, { ...turn, conversationId });
       else await insertTurn(trx, userId, turn);

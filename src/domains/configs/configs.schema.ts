@@ -49,6 +49,9 @@ const Image = z
   .min(1)
   .max(300)
   .openapi({ description: 'One that the operator offers (`images`); null: the usual one.' });
+const OnBusy = z.enum(['queue', 'reject', 'interrupt'], { error: 'must be queue, reject or interrupt' }).openapi({
+  description: 'What becomes of a message while a turn of its conversation runs, where the request does not say it.',
+});
 const Isolation = z.enum(['dedicated'], { error: 'must be dedicated' }).openapi({
   description: 'A container of its own. An agent that has one keeps it.',
 });
@@ -73,7 +76,7 @@ const NetworkPatch = z
   .openapi({ description: '`"none"` and `"open"` are short for `{"mode": …}` without hosts and ports.' });
 
 /** Fields without an inside of their own: the same in a patch and in the document. */
-const PLAIN_FIELDS = { model: Model, max_steps: MaxSteps, shell: Shell, image: Image, isolation: Isolation };
+const PLAIN_FIELDS = { model: Model, max_steps: MaxSteps, shell: Shell, on_busy: OnBusy, image: Image, isolation: Isolation };
 
 /** What an agent's config says besides the defaults. */
 export const ConfigDocument = z
@@ -119,6 +122,7 @@ export const EffectiveConfig = z
     max_steps: z.number().int(),
     sampling: z.object(kept(SAMPLING_FIELDS)),
     shell: Shell,
+    on_busy: OnBusy,
     network: NetworkPolicy,
     heartbeat: z.object({
       every: z.string(),

@@ -30,6 +30,7 @@ export function effectiveOf(document: ConfigDocument, ground: Ground, isolation:
     max_steps: document.max_steps ?? MAX_STEPS,
     sampling: document.sampling ?? {},
     shell: document.shell ?? 'on',
+    on_busy: document.on_busy ?? 'queue',
     network: document.network ?? { mode: 'none' },
     heartbeat: {
       every: heartbeat.every ?? HEARTBEAT_EVERY,
