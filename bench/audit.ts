@@ -37,8 +37,9 @@ export const audit: Bench = async ({ scope, scaled, databases }) => {
     const entries = await countEntries(database);
     const sealing = await secondsOf(() => of.seal(new AbortController().signal));
     const checking = await secondsOf(async () => {
-      const { ok, checked } = await of.verify(0, undefined);
-      if (!ok || checked !== entries) throw new Error('the chain does not hold');
+      const { ok, checked, findings } = await of.verify(0, undefined);
+      if (!ok || checked !== entries)
+        throw new Error(`the chain does not hold: ${JSON.stringify(findings).slice(0, 500)}, ${checked} of ${entries}`);
     });
     reports.push({
       title: `a change is put on record (${kind})`,
@@ -73,7 +74,7 @@ async function open(scope: Scope, postgres: string | undefined): Promise<{ datab
     database.db,
   );
   await sql`create table bench_rows (id text primary key, text text not null)`.execute(database.db);
-  const of = new Audit({ db: database.db, vault, log, installationId, processId: 'bench' });
+  const of = new Audit({ db: database.db, bus: database.bus, vault, log, installationId, processId: 'bench' });
   await of.begin();
   return { database, of, userId };
 }

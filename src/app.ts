@@ -86,7 +86,7 @@ export function createApp(options: AppOptions): App {
   const keys = new ApiKeys({ db, bus, pepper: installation.pepper, adminKey: options.adminKey });
   const usage = new Usage({ db, processId });
   const idempotency = new Idempotency({ db, vault });
-  const audit = new Audit({ db, vault, log, installationId: installation.id, processId });
+  const audit = new Audit({ db, bus, vault, log, installationId: installation.id, processId });
 
   const metrics = createMetrics(version);
   const llm = new LlmGateway({ providers, log, meters: metrics, ledger: usage, agents: new AgentModels({ db }) });

@@ -62,11 +62,11 @@ test('who is refused without end fills no table, and every refusal is counted', 
 });
 
 test('kill -9 in the midst of sealing leaves nothing half done, and the next goes on', async () => {
-  const { db, url } = app.database;
+  const { db, bus, url } = app.database;
   await other.leave();
   const vault = await Vault.open({ masterKey: Buffer.from(app.masterKey) });
   const installationId = app.installation.id;
-  const audit = new Audit({ db, vault, log: createLog('silent'), installationId, processId: 'p-here' });
+  const audit = new Audit({ db, bus, vault, log: createLog('silent'), installationId, processId: 'p-here' });
   await audit.seal(new AbortController().signal);
   const { last } = await counts();
   for (let n = 0; n < 20; n++) {

@@ -23,6 +23,13 @@ const stopAtHead: KyselyPlugin = {
   transformResult: ({ result }) => Promise.resolve(result),
 };
 const vault = await Vault.open({ masterKey: Buffer.from(key.trim(), 'base64') });
-const audit = new Audit({ db: database.db.withPlugin(stopAtHead), vault, log, installationId, processId: 'p-child' });
+const audit = new Audit({
+  db: database.db.withPlugin(stopAtHead),
+  bus: database.bus,
+  vault,
+  log,
+  installationId,
+  processId: 'p-child',
+});
 await audit.seal(new AbortController().signal);
 process.stdout.write('sealed\n');

@@ -104,8 +104,9 @@ describe.each(databaseKinds)('the audit on %s', (kind) => {
 
   test('an act whose process died is said to have been cut off, once', async () => {
     const vault = await Vault.open({ masterKey: Buffer.from(app.masterKey) });
+    const parts = { db: app.database.db, bus: app.database.bus };
     const of = (processId: string) =>
-      new Audit({ db: app.database.db, vault, log: createLog('silent'), installationId: app.installation.id, processId });
+      new Audit({ ...parts, vault, log: createLog('silent'), installationId: app.installation.id, processId });
     const asked = { requestId: 'req-dead', operation: 'theDead', caller: undefined, userId: user.id, address: '::1', path: '/x' };
     await of('p-dead').trail.begin({ ...asked, resource: undefined });
     expect((await acts('?operation=theDead'))[0]).toMatchObject({ outcome: 'open' });

@@ -31,6 +31,13 @@ export async function setSealedKeysAcrossTenants(db: Db, row: { seed: Buffer; da
   await db.updateTable('audit_keys').set(row).execute();
 }
 
+/** `erasedForm`, in the database. */
+const erased = (column: 'actor' | 'user_id' | 'resource' | 'request_id') =>
+  sql<string>`case when ${sql.ref(column)} like 'sha256:%' then ${sql.ref(column)}
+    else 'sha256:' || encode(sha256(convert_to(${sql.ref(column)}, 'UTF8')), 'hex') end`;
+
+const erasedActor = sql<string>`case when actor like 'user:%' or actor like 'agent:%' then ${erased('actor')} else actor end`;
+
 // ---- writing ---------------------------------------------------------------------------------------------------------------
 
 /** The database's time, and the sealed data key of each of these users that is there still. */
@@ -49,28 +56,40 @@ export interface Written extends Entry {
 
 /**
  * Adds entries in one statement of one parameter, however many they are, and keeps the list of open acts: one that begins is on it, one that
- * ends is not. That an act was cut off is said once, by whoever takes it off the list.
+ * ends is not. That an act was cut off is said once, by whoever takes it off the list. Of a user that is gone nothing personal is added,
+ * whatever is in the entry (`withoutPerson`). Answers the database's time.
  */
-export async function addAcrossTenants(db: Db, entries: Written[], processId: string): Promise<void> {
-  const rows = entries.map((entry) => ({ ...entry, personal: entry.personal?.toString('base64') ?? null }));
-  await sql`
-    with entry as (
-      select * from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) as e(
+export async function addAcrossTenants(db: Db, entries: Written[], processId: string): Promise<Date> {
+  const given = entries.map((entry) => ({ ...entry, personal: entry.personal?.toString('base64') ?? null }));
+  const { rows } = await sql<{ at: Date }>`
+    with given as (
+      select e.*, e.user_id like 'usr\\_%' and u.id is null as is_gone from jsonb_to_recordset(${JSON.stringify(given)}::jsonb) as e(
         id text, kind text, act text, at timestamptz(3), operation text, actor text, user_id text, resource text, request_id text, status integer,
         code text, count integer, request_digest text, before_digest text, after_digest text, personal text, personal_digest text, digest text,
-        mac text)
+        mac text) left join users u on u.id = e.user_id
+    ), entry as (
+      select id, kind, act, at, operation, case when is_gone then ${erasedActor} else actor end as actor,
+        case when is_gone then ${erased('user_id')} else user_id end as user_id,
+        case when is_gone then ${erased('resource')} else resource end as resource,
+        case when is_gone then ${erased('request_id')} else request_id end as request_id,
+        status, code, count, request_digest, before_digest, after_digest, case when is_gone then null else personal end as personal,
+        personal_digest, digest, mac
+      from given
     ), opened as (
       insert into audit_open (act, process_id, operation, actor, user_id)
       select id, ${processId}, operation, actor, user_id from entry where kind = 'begun'
     ), closed as (
       delete from audit_open where act in (select act from entry where kind = 'ended') returning act
+    ), added as (
+      insert into audit_entries (id, kind, act, at, operation, actor, user_id, resource, request_id, status, code, count, request_digest,
+        before_digest, after_digest, personal, personal_digest, digest, mac)
+      select id, kind, act, at, operation, actor, user_id, resource, request_id, status, code, count, request_digest, before_digest, after_digest,
+        decode(personal, 'base64'), personal_digest, digest, mac
+      from entry
+      where code is distinct from 'cut_off' or act in (select act from closed)
     )
-    insert into audit_entries (id, kind, act, at, operation, actor, user_id, resource, request_id, status, code, count, request_digest,
-      before_digest, after_digest, personal, personal_digest, digest, mac)
-    select id, kind, act, at, operation, actor, user_id, resource, request_id, status, code, count, request_digest, before_digest, after_digest,
-      decode(personal, 'base64'), personal_digest, digest, mac
-    from entry
-    where code is distinct from 'cut_off' or act in (select act from closed)`.execute(db);
+    select date_trunc('milliseconds', clock_timestamp()) as at`.execute(db);
+  return rows[0]!.at;
 }
 
 /** Acts that dead processes have left open. */
@@ -205,10 +224,6 @@ export async function readHashAcrossTenants(db: Db, seq: number): Promise<string
 
 // ---- erasure ---------------------------------------------------------------------------------------------------------------
 
-const erased = (column: 'actor' | 'user_id' | 'resource' | 'request_id') =>
-  sql<string>`case when ${sql.ref(column)} like 'sha256:%' then ${sql.ref(column)}
-    else 'sha256:' || encode(sha256(convert_to(${sql.ref(column)}, 'UTF8')), 'hex') end`;
-
 /** Takes the user's row for this transaction, so that no entry of it is put into the chain meanwhile. */
 export async function holdUser(trx: Transaction<Schema>, userId: string): Promise<void> {
   await trx.selectFrom('users').select('id').where('id', '=', userId).forUpdate().execute();
@@ -219,7 +234,7 @@ export async function takeOutPerson(trx: Transaction<Schema>, userId: string): P
   await trx
     .updateTable('audit_entries')
     .set({
-      actor: sql<string>`case when actor like 'user:%' or actor like 'agent:%' then ${erased('actor')} else actor end`,
+      actor: erasedActor,
       resource: erased('resource'),
       request_id: erased('request_id'),
       personal: null,

@@ -1,5 +1,6 @@
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
+import type { Bus } from '../../events/bus.js';
 import type { AuditTrail } from '../../http/audit.js';
 import { AppError } from '../../lib/errors.js';
 import type { Log } from '../../lib/log.js';
@@ -12,6 +13,7 @@ import type { ActAnswer, HeadAnswer, ReceiptAnswer, VerifyAnswer } from './audit
 import * as store from './audit.store.js';
 import { type Head, receiptText } from './chain.js';
 import { digestOf, erasedForm, sha256 } from './entry.js';
+import { EntryContext } from './entry-context.js';
 import { draftOf, EntryWriter } from './entry-writer.js';
 import { Sealer } from './sealer.js';
 import { Trail } from './trail.js';
@@ -19,6 +21,7 @@ import { Verification } from './verification.js';
 
 export interface AuditOptions {
   db: Kysely<Schema>;
+  bus: Bus;
   vault: Vault;
   log: Log;
   installationId: string;
@@ -45,7 +48,8 @@ export class Audit {
     this.#installationId = options.installationId;
     const keys = new AuditKeys(options);
     this.#keys = keys;
-    this.#writer = new EntryWriter({ ...options, keys });
+    const context = new EntryContext({ ...options, keys });
+    this.#writer = new EntryWriter({ ...options, keys, context });
     this.#trail = new Trail({ writer: this.#writer, keys });
     this.#sealer = new Sealer({ ...options, keys });
     this.#verification = new Verification({ ...options, keys });

@@ -5,8 +5,10 @@ import { AppError, messageOf } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import type { Log } from '../../lib/log.js';
 import type { Vault } from '../../vault/vault.js';
+import { VaultError } from '../../vault/vault-error.js';
 import type { AuditKeys } from './audit-keys.js';
 import * as store from './audit.store.js';
+import type { EntryContext } from './entry-context.js';
 import { digestOf, type Entry, sha256, withoutPerson } from './entry.js';
 
 /** What is only kept sealed. */
@@ -24,6 +26,7 @@ export interface EntryWriterOptions {
   db: Kysely<Schema>;
   vault: Vault;
   keys: AuditKeys;
+  context: EntryContext;
   log: Log;
   processId: string;
 }
@@ -46,14 +49,18 @@ export function placeOf(entryId: string) {
   return { scope: 'audit', name: entryId, version: 1 };
 }
 
+/** So many writes at once: what somebody waits for need not wait for the end of one that began before it came. */
+const LANES = 2;
+
 /**
- * Writes entries, all that have come meanwhile at once: one request waits for two statements, and a hundred that come together wait for the
- * same two.
+ * Writes entries, all that have come meanwhile at once: one request waits for a statement, and a hundred that come together wait for the
+ * same one.
  */
 export class EntryWriter {
   readonly #options: EntryWriterOptions;
   #waiting: Waiting[] = [];
-  #running: Promise<void> | undefined;
+  readonly #lanes = new Set<Promise<void>>();
+  #isGathering = false;
   #failures = 0;
   #lost = 0;
   #later: NodeJS.Timeout | undefined;
@@ -94,15 +101,20 @@ export class EntryWriter {
 
   /** Until nothing is left, or it cannot be written. */
   async flush(): Promise<void> {
+    await Promise.all(this.#lanes);
     this.#go();
-    await this.#running;
+    await Promise.all(this.#lanes);
     clearTimeout(this.#later);
+    this.#later = undefined;
   }
 
   #go(): void {
     clearTimeout(this.#later);
     this.#later = undefined;
-    this.#running ??= this.#run();
+    if (this.#lanes.size >= LANES || this.#isGathering) return;
+    this.#isGathering = true;
+    const lane = this.#run().finally(() => this.#lanes.delete(lane));
+    this.#lanes.add(lane);
   }
 
   #goLater(ms: number): void {
@@ -112,6 +124,7 @@ export class EntryWriter {
   async #run(): Promise<void> {
     // Those that come within this tick go together.
     await Promise.resolve();
+    this.#isGathering = false;
     while (this.#waiting.length > 0) {
       const some = this.#waiting.splice(0, AT_ONCE);
       try {
@@ -119,12 +132,9 @@ export class EntryWriter {
         this.#failures = 0;
         for (const { settle } of some) settle?.();
       } catch (error) {
-        this.#keep(some, error);
-        break;
+        return this.#keep(some, error);
       }
     }
-    // In one go with the last look at what waits: what comes after it starts anew.
-    this.#running = undefined;
   }
 
   #keep(some: Waiting[], error: unknown): void {
@@ -135,19 +145,25 @@ export class EntryWriter {
   }
 
   async #insert(drafts: Draft[]): Promise<void> {
-    const { db, keys, processId } = this.#options;
-    const users = [...new Set(drafts.flatMap(({ user_id }) => user_id ?? []))];
-    const [signer, own, { at, dataKeys }] = await Promise.all([
-      keys.signer(),
-      drafts.some(({ user_id, person }) => user_id === null && person) ? keys.dataKey() : undefined,
-      store.contextAcrossTenants(db, users),
-    ]);
-    const entries = drafts.map((draft) => {
-      const entry = this.#sealed(draft, at, draft.user_id === null ? own : dataKeys.get(draft.user_id));
+    const { db, keys, processId, context } = this.#options;
+    const signer = await keys.signer();
+    const owners = drafts.filter(({ user_id, person }) => user_id !== null || person).map(({ user_id }) => user_id);
+    const entries = await this.#sealedAll(drafts, owners).catch((error: unknown) => {
+      if (!(error instanceof VaultError)) throw error;
+      // A copy of a key that was sealed under a master key which is gone: read anew, it opens.
+      context.forget();
+      return this.#sealedAll(drafts, owners);
+    });
+    const written = entries.map((entry) => {
       const digest = digestOf(entry);
       return { ...entry, digest, mac: signer.tag('audit entry', digest) };
     });
-    await store.addAcrossTenants(db, entries, processId);
+    context.note(await store.addAcrossTenants(db, written, processId));
+  }
+
+  async #sealedAll(drafts: Draft[], owners: (string | null)[]): Promise<Entry[]> {
+    const { at, keyOf } = await this.#options.context.of(owners);
+    return drafts.map((draft) => this.#sealed(draft, at, draft.person && keyOf(draft.user_id)));
   }
 
   #sealed({ person, ...draft }: Draft, at: Date, dataKey: Buffer | undefined): Entry {
