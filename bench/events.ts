@@ -6,7 +6,7 @@ import { Berth } from './support/berth.js';
 import { buildBerth } from './support/build.js';
 import { Child, residentMib } from './support/child.js';
 import { requestText } from './support/connection.js';
-import { rowOf, Times } from './support/measure.js';
+import { type Row, rowOf, Times } from './support/measure.js';
 import type { Scope } from './support/scope.js';
 import { freePort } from './support/world.js';
 
@@ -59,10 +59,10 @@ export const events: Bench = async ({ scope, scaled, databases }) => {
     {
       title: 'events: from the commit to the client (postgres)',
       rows: [
-        rowOf('floor: NOTIFY to a listener, nothing else', floor),
-        rowOf('a stream at the process that wrote it', same),
-        rowOf('a stream at another process', other),
-        rowOf(`${count} streams of ${USERS} users, an event of each at once`, fanned),
+        withP95('floor: NOTIFY to a listener, nothing else', floor),
+        withP95('a stream at the process that wrote it', same),
+        withP95('a stream at another process', other),
+        withP95(`${count} streams of ${USERS} users, an event of each at once`, fanned),
         { what: `memory a stream, of ${count}`, n: count, value: `${kib.toFixed(1)} KiB` },
       ],
       verdicts: [
@@ -73,6 +73,10 @@ export const events: Bench = async ({ scope, scaled, databases }) => {
     },
   ];
 };
+
+function withP95(what: string, times: Times): Row {
+  return { ...rowOf(what, times), value: `p95 ${times.at(0.95).toFixed(1)} ms` };
+}
 
 function timesOf(values: number[]): Times {
   const times = new Times();
@@ -122,6 +126,7 @@ class Listener {
   readonly times: number[] = [];
   readonly #socket: Socket;
   #heard: (() => void) | undefined;
+  #fail: () => void = () => {};
   #waits = 0;
 
   private constructor(socket: Socket) {
@@ -144,6 +149,7 @@ class Listener {
         resolve();
       };
       socket.on('data', onHead).once('error', reject);
+      socket.once('end', () => listener.#fail());
     });
     return listener;
   }
@@ -152,7 +158,10 @@ class Listener {
   got(count: number): Promise<void> {
     this.#waits = count;
     if (this.times.length >= count) return Promise.resolve();
-    return new Promise((resolve) => (this.#heard = resolve));
+    return new Promise((resolve, reject) => {
+      this.#heard = resolve;
+      this.#fail = () => reject(new Error('a stream ended before its time'));
+    });
   }
 
   close(): void {

@@ -332,6 +332,36 @@ describe('the stream of events', () => {
 });
 
 describe('the feed', () => {
+  test('does not take a user for gone whose first stream is opened while it looks', async () => {
+    const [one, two] = [await here.user(), await here.user()];
+    let [answer, asked] = [() => {}, () => {}];
+    const isAsked = new Promise<void>((resolve) => (asked = resolve));
+    const mayAnswer = new Promise<void>((resolve) => (answer = resolve));
+    const looks = new WeakSet<object>();
+    const slow = db().withPlugin({
+      transformQuery({ node, queryId }) {
+        if (/"leftJoin|LeftJoin/.test(JSON.stringify(node))) looks.add(queryId);
+        return node;
+      },
+      async transformResult({ result, queryId }) {
+        if (looks.has(queryId)) await (asked(), mayAnswer);
+        return result;
+      },
+    });
+    const bus = new LocalBus(createLog('silent'));
+    const feed = new Feed({ db: slow, bus, log: createLog('silent'), pollMs: 10 });
+    feed.start();
+    const readers = [await feed.open(one.id, undefined)];
+    await isAsked;
+    readers.push(await feed.open(two.id, undefined));
+    const batch = readers[1]!.next(new AbortController().signal);
+    answer();
+    const seq = await happen(db(), two.id, 'test.happened');
+    expect((await batch).events.map((event) => event.seq)).toEqual([seq]);
+    for (const reader of readers) reader.close();
+    await feed.stop();
+  });
+
   test('reads an event once, however many streams its user has', async () => {
     const user = await here.user();
     const reads: string[] = [];

@@ -113,9 +113,12 @@ export class Feed {
   }
 
   async #lookForMissed(): Promise<void> {
-    if (this.#channels.size === 0) return;
-    const heads = await store.readHeadsAcrossTenants(this.#options.db, [...this.#channels.keys()]);
-    for (const channel of this.#channels.values()) {
+    // Those of now: what is opened while the database answers is not in its answer, and not gone for that.
+    const channels = [...this.#channels.values()];
+    if (channels.length === 0) return;
+    const userIds = channels.map(({ userId }) => userId);
+    const heads = await store.readHeadsAcrossTenants(this.#options.db, userIds);
+    for (const channel of channels) {
       const head = heads.get(channel.userId);
       if (head === undefined) channel.end();
       else if (head > channel.head) channel.refresh();
