@@ -64,10 +64,10 @@ export interface Runtime {
   stats(name: string): Promise<InstanceStats | undefined>;
 
   /**
-   * The instance's log lines, of this life and earlier ones. When following, stays until the instance ends or `signal` aborts;
+   * The instance's log lines, of this life and earlier ones, as many at once as have come. When following, stays until the instance ends or `signal` aborts;
    * of one that does not run there is nothing to follow. Throws `unavailable` when the engine goes away meanwhile.
    */
-  logs(name: string, options: LogOptions, signal: AbortSignal): AsyncIterable<LogLine>;
+  logs(name: string, options: LogOptions, signal: AbortSignal): AsyncIterable<readonly LogLine[]>;
 
   /**
    * What happens to this installation's instances, as it happens. Ends only with `signal`; yields `resync` once it listens, and

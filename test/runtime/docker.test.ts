@@ -223,7 +223,8 @@ describe('an engine that is stopped, frozen and filled up', () => {
     const spec = await running();
     const seen: LogLine[] = [];
     const follow = (async () => {
-      for await (const line of runtime.logs(spec.name, { follow: true, tail: 5 }, new AbortController().signal)) seen.push(line);
+      for await (const lines of runtime.logs(spec.name, { follow: true, tail: 5 }, new AbortController().signal))
+        seen.push(...lines);
     })();
     const ending = follow.then(
       () => 'ended',

@@ -120,8 +120,8 @@ export async function all<T>(source: AsyncIterable<T>): Promise<T[]> {
 }
 
 /** The lines there are now. */
-export function readLog(runtime: Runtime, name: string, options: Partial<LogOptions> = {}): Promise<LogLine[]> {
-  return all(runtime.logs(name, { follow: false, tail: 100_000, ...options }, AbortSignal.timeout(20_000)));
+export async function readLog(runtime: Runtime, name: string, options: Partial<LogOptions> = {}): Promise<LogLine[]> {
+  return (await all(runtime.logs(name, { follow: false, tail: 100_000, ...options }, AbortSignal.timeout(20_000)))).flat();
 }
 
 export async function untilLogged(runtime: Runtime, name: string, text: string): Promise<LogLine> {

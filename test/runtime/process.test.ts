@@ -137,9 +137,9 @@ describe('the process runtime', () => {
     let follows = false;
     const follow = (async () => {
       let count = 0;
-      for await (const line of runtime.logs(spec.name, { follow: true, tail: 1 }, AbortSignal.timeout(20_000))) {
-        follows = true;
-        if (line.text.startsWith('line ')) count++;
+      for await (const lines of runtime.logs(spec.name, { follow: true, tail: 1 }, AbortSignal.timeout(20_000))) {
+        follows ||= lines.length > 0;
+        count += lines.filter(({ text }) => text.startsWith('line ')).length;
       }
       return count;
     })();

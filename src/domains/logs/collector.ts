@@ -137,8 +137,8 @@ export class Collector {
     const begun = new Look(basin.markOf(this.#key), window, basin.attempt);
     try {
       const lines = runtime.logs(this.#source.name, { follow: !this.#isFinishing, tail: window }, cut.signal);
-      for await (const raw of lines) {
-        const outcome = await this.#take(raw, begun);
+      for await (const batch of lines) {
+        const outcome = await this.#takeAll(batch, begun);
         if (outcome !== undefined) return outcome;
       }
       if (cut.signal.aborted) return 'failed';
@@ -153,8 +153,17 @@ export class Collector {
     }
   }
 
-  /** Takes a line in; answers where the look has to end with it. */
-  async #take(raw: RuntimeLine, look: Look): Promise<Outcome | undefined> {
+  async #takeAll(batch: readonly RuntimeLine[], look: Look): Promise<Outcome | undefined> {
+    for (const raw of batch) {
+      const taken = this.#take(raw, look);
+      const outcome = taken instanceof Promise ? await taken : taken;
+      if (outcome !== undefined) return outcome;
+    }
+    return undefined;
+  }
+
+  /** Takes a line in; answers where the look has to end with it. A promise only where something must be waited for. */
+  #take(raw: RuntimeLine, look: Look): Outcome | undefined | Promise<Outcome | undefined> {
     const seen = look.resumption.see(raw.time);
     const bytes = raw.text.length + LINE_COST_BYTES;
     this.#options.basin.waiting(this.#source.instanceId, undefined);
@@ -169,27 +178,36 @@ export class Collector {
     this.#isSkipping = false;
     this.#isComplete = false;
     look.mark.note(raw.time);
-    if (this.#read.borrow(bytes) > 0) {
-      this.#leaveOut(raw.time, bytes, look);
-      await this.#tellGap(look);
-      this.#isSkipping = true;
-      return 'too much';
-    }
-    if (this.#options.keep.take(bytes)) await this.#keepLine(raw, look);
-    else this.#leaveOut(raw.time, bytes, look);
+    if (this.#read.borrow(bytes) > 0) return this.#endTooMuch(raw.time, bytes, look);
+    if (this.#options.keep.take(bytes)) return this.#keepLine(raw, look);
+    this.#leaveOut(raw.time, bytes, look);
     return undefined;
   }
 
-  async #keepLine(raw: RuntimeLine, look: Look): Promise<void> {
+  async #endTooMuch(time: string, bytes: number, look: Look): Promise<Outcome> {
+    this.#leaveOut(time, bytes, look);
+    await this.#tellGap(look);
+    this.#isSkipping = true;
+    return 'too much';
+  }
+
+  #keepLine(raw: RuntimeLine, look: Look): undefined | Promise<undefined> {
+    const hide = this.#options.basin.redactor();
+    if (this.#gap || hide instanceof Promise) return this.#keepLater(raw, look, hide);
+    return this.#add(raw, look, hide)?.then(() => undefined);
+  }
+
+  async #keepLater(raw: RuntimeLine, look: Look, hide: Redact | Promise<Redact>): Promise<undefined> {
+    if (this.#gap) await this.#tellGap(look);
+    await this.#add(raw, look, await hide);
+  }
+
+  #add(raw: RuntimeLine, look: Look, hide: Redact): Promise<void> | undefined {
     const { basin } = this.#options;
     const { deploymentId, generation } = this.#source;
-    if (this.#gap) await this.#tellGap(look);
-    const redactor = basin.redactor();
-    const hide = redactor instanceof Promise ? await redactor : redactor;
     const time = Number.isNaN(Date.parse(raw.time)) ? new Date().toISOString() : raw.time;
     const line = lineOf({ ...raw, time }, deploymentId, hide, (agent) => basin.knows(deploymentId, agent));
-    const full = basin.add({ kind: 'line', ...line, generation }, look.mark.value, look.attempt);
-    if (full) await full;
+    return basin.add({ kind: 'line', ...line, generation }, look.mark.value, look.attempt);
   }
 
   /** Lines that were never seen. */

@@ -16,6 +16,9 @@ const SHORTEST_LINE = 8;
 const MOST_WINDOWS = 200_000;
 const PAUSE_EVERY = 5_000;
 const FLAG_BITS = 18;
+const BEGIN_MASK = 0xfff;
+/** For texts that are no longer, which are nearly all. */
+const SCRATCH = Buffer.allocUnsafeSlow(4_096);
 
 /**
  * Finds values of at least 6 characters, and their base64, URL-encoded and JSON-escaped forms, and puts `[secret NAME]` in their place. A line
@@ -33,6 +36,8 @@ class Windows {
   readonly #byLength = new Map<number, Map<string, number>>();
   /** Set for the first six characters of every piece, so that nearly every place of a text is passed at once. */
   readonly #flags = new Uint32Array(2 ** (FLAG_BITS - 5));
+  /** Set for the first two, which are looked at before anything else. */
+  readonly #begins = new Uint8Array(BEGIN_MASK + 1);
   #lengths: number[] = [];
   #count = 0;
 
@@ -69,8 +74,9 @@ class Windows {
       done += `${text.slice(copied, from)}[secret ${this.#names[name]}]`;
       copied = to;
     };
-    for (let at = 0; at + SHORTEST <= text.length; at++) {
-      if (!this.#isFlagged(text, at)) continue;
+    const bytes = lowBytesOf(text);
+    for (let at = 0, last = text.length - SHORTEST; at <= last; at++) {
+      if (this.#begins[beginOf(bytes, at)] === 0 || !this.#isFlagged(bytes, at)) continue;
       const hit = this.#find(text, at);
       if (!hit) continue;
       if (at < to || (at === to && hit.name === name)) to = Math.max(to, at + hit.length);
@@ -104,19 +110,32 @@ class Windows {
     if (pieces.has(piece)) return;
     pieces.set(piece, name);
     this.#count += 1;
-    const flag = flagOf(piece, 0);
+    const bytes = Buffer.from(piece, 'latin1');
+    this.#begins[beginOf(bytes, 0)] = 1;
+    const flag = flagOf(bytes, 0);
     this.#flags[flag >>> 5] = (this.#flags[flag >>> 5] ?? 0) | (1 << (flag & 31));
   }
 
-  #isFlagged(text: string, at: number): boolean {
-    const flag = flagOf(text, at);
+  #isFlagged(bytes: Buffer, at: number): boolean {
+    const flag = flagOf(bytes, at);
     return ((this.#flags[flag >>> 5] ?? 0) & (1 << (flag & 31))) !== 0;
   }
 }
 
-function flagOf(text: string, at: number): number {
+/** The low byte of each character, until the next call: a text may be of many kinds inside, and to look at each of its places is slow in most. */
+function lowBytesOf(text: string): Buffer {
+  if (text.length > SCRATCH.length) return Buffer.from(text, 'latin1');
+  SCRATCH.write(text, 'latin1');
+  return SCRATCH;
+}
+
+function beginOf(bytes: Buffer, at: number): number {
+  return (bytes[at]! | (bytes[at + 1]! << 8)) & BEGIN_MASK;
+}
+
+function flagOf(bytes: Buffer, at: number): number {
   let hash = 0;
-  for (let i = 0; i < SHORTEST; i++) hash = Math.imul(hash ^ text.charCodeAt(at + i), 0x01000193);
+  for (let i = 0; i < SHORTEST; i++) hash = Math.imul(hash ^ bytes[at + i]!, 0x01000193);
   return (hash ^ (hash >>> 15)) >>> (32 - FLAG_BITS);
 }
 

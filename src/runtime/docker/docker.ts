@@ -242,7 +242,7 @@ export class DockerRuntime implements Runtime {
     }
   }
 
-  async *logs(name: string, options: LogOptions, signal: AbortSignal): AsyncGenerator<LogLine, void, void> {
+  async *logs(name: string, options: LogOptions, signal: AbortSignal): AsyncGenerator<LogLine[], void, void> {
     const { runtimeId } = await this.#mustFind(name);
     const { signal: cut, release } = joinSignals(signal, this.#closed.signal);
     const silent = () => Promise.reject(unavailable('the container engine stopped in the middle of the logs'));

@@ -7,6 +7,7 @@ const HEADER_BYTES = 8;
 const MAX_FRAME_BYTES = 1024 * 1024;
 const STREAMS: Record<number, LogLine['stream']> = { 1: 'stdout', 2: 'stderr' };
 const NEWLINE = 10;
+const RETURN = 13;
 const SPACE = 32;
 
 /** The bytes of a line not ended yet. The time is that of its first frame. */
@@ -19,17 +20,18 @@ interface Partial {
 /**
  * Turns the engine's log stream into lines. The stream is frames of an 8-byte header (stream, three zeros, length) and a
  * payload, cut anywhere in transit; each payload is a timestamp, a space and up to 16 KiB of a line, whose last piece alone
- * ends in a newline. Pieces are joined as bytes, since a cut may go through a character. A line longer than `maxLineBytes` is
+ * ends in a newline. What a chunk completes is handed on together: a step of the stream a line costs more than all else. Pieces are joined as bytes, since a cut may go through a character. A line longer than `maxLineBytes` is
  * handed on in several, so that a tenant's endless line costs no more memory than that.
  */
 export class FrameLines extends Transform {
   readonly #maxLineBytes: number;
   #pending: Buffer[] = [];
   #pendingBytes = 0;
+  #lines: LogLine[] = [];
   readonly #partials = new Map<LogLine['stream'], Partial>();
 
   constructor(maxLineBytes = 256 * 1024) {
-    super({ readableObjectMode: true, readableHighWaterMark: 64 });
+    super({ readableObjectMode: true, readableHighWaterMark: 1 });
     this.#maxLineBytes = maxLineBytes;
   }
 
@@ -38,15 +40,25 @@ export class FrameLines extends Transform {
     this.#pendingBytes += chunk.length;
     try {
       this.#readFrames();
-      done();
     } catch (error) {
-      done(error as Error);
+      // What came before it is whole.
+      this.#handOn();
+      return done(error as Error);
     }
+    this.#handOn();
+    done();
   }
 
   override _flush(done: TransformCallback): void {
     for (const [stream, partial] of this.#partials) this.#emitLine(stream, partial);
+    this.#handOn();
     done();
+  }
+
+  #handOn(): void {
+    if (this.#lines.length === 0) return;
+    this.push(this.#lines);
+    this.#lines = [];
   }
 
   #readFrames(): void {
@@ -83,8 +95,10 @@ export class FrameLines extends Transform {
 
   #emitLine(stream: LogLine['stream'], partial: Partial): void {
     this.#partials.delete(stream);
-    const line: LogLine = { time: partial.time, stream, text: Buffer.concat(partial.parts).toString('utf8').replace(/\r$/, '') };
-    this.push(line);
+    const [first] = partial.parts;
+    const bytes = partial.parts.length === 1 && first ? first : Buffer.concat(partial.parts);
+    const text = bytes.toString('utf8', 0, bytes.at(-1) === RETURN ? bytes.length - 1 : bytes.length);
+    this.#lines.push({ time: partial.time, stream, text });
   }
 
   /** Hands on what there is of an endless line, all but the bytes of a character that is not complete. */

@@ -34,10 +34,10 @@ export interface LineWatch {
 }
 
 /**
- * The lines of an opened log stream, read only as fast as they are taken. Ends with the stream or at once with `signal`; throws
+ * The lines of an opened log stream, those of a chunk at once, read only as fast as they are taken. Ends with the stream or at once with `signal`; throws
  * where the engine went away or `watch` says so.
  */
-export async function* readLines(source: Readable, watch: LineWatch, signal: AbortSignal): AsyncGenerator<LogLine, void, void> {
+export async function* readLines(source: Readable, watch: LineWatch, signal: AbortSignal): AsyncGenerator<LogLine[], void, void> {
   const lines = new FrameLines();
   const fail = (error: Error) => lines.destroy(error);
   source.on('error', fail);
@@ -50,7 +50,7 @@ export async function* readLines(source: Readable, watch: LineWatch, signal: Abo
   const stop = () => lines.destroy();
   signal.addEventListener('abort', stop, { once: true });
   try {
-    yield* eachLine(lines, watch);
+    yield* eachBatch(lines, watch);
   } catch (error) {
     if (!signal.aborted) throw explain('reading logs', error);
   } finally {
@@ -60,8 +60,8 @@ export async function* readLines(source: Readable, watch: LineWatch, signal: Abo
   }
 }
 
-async function* eachLine(lines: FrameLines, watch: LineWatch): AsyncGenerator<LogLine, void, void> {
-  const iterator = lines[Symbol.asyncIterator]() as AsyncIterator<LogLine>;
+async function* eachBatch(lines: FrameLines, watch: LineWatch): AsyncGenerator<LogLine[], void, void> {
+  const iterator = lines[Symbol.asyncIterator]() as AsyncIterator<LogLine[]>;
   for (;;) {
     const next = iterator.next();
     const result = lines.readableLength > 0 ? await next : await patiently(next, watch);

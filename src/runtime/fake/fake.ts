@@ -155,7 +155,7 @@ export class FakeRuntime implements Runtime {
     });
   }
 
-  async *logs(name: string, options: LogOptions, signal: AbortSignal): AsyncGenerator<LogLine, void, void> {
+  async *logs(name: string, options: LogOptions, signal: AbortSignal): AsyncGenerator<LogLine[], void, void> {
     const instance = await this.engine.run('logs', name, () => this.#mustFind(name));
     const { signal: cut, release } = joinSignals(signal, this.#closed.signal);
     try {
@@ -165,23 +165,21 @@ export class FakeRuntime implements Runtime {
     }
   }
 
-  async *#lines(instance: FakeInstance, options: LogOptions, cut: AbortSignal): AsyncGenerator<LogLine, void, void> {
+  async *#lines(instance: FakeInstance, options: LogOptions, cut: AbortSignal): AsyncGenerator<LogLine[], void, void> {
     const wanted = (line: LogLine) =>
       (!options.stream || line.stream === options.stream) && (!options.since || Date.parse(line.time) >= options.since);
     const ofStream = instance.lines.filter((line) => !options.stream || line.stream === options.stream);
     const tail = ofStream.slice(Math.max(0, ofStream.length - options.tail)).filter(wanted);
     const life = instance.life.signal;
     let next = instance.dropped + instance.lines.length;
-    for (const line of tail) {
-      if (cut.aborted) return;
-      yield line;
-    }
+    if (cut.aborted) return;
+    if (tail.length > 0) yield tail;
     while (options.follow && !cut.aborted) {
       this.engine.throwIfDown();
       const line = instance.lines[Math.max(0, next - instance.dropped)];
       if (line) {
         next = Math.max(next, instance.dropped) + 1;
-        if (wanted(line)) yield line;
+        if (wanted(line)) yield [line];
       } else if (!this.engine.isUp(instance) || instance.life.signal !== life) return;
       else await changeOrAbort(instance, cut);
     }

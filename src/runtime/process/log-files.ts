@@ -30,15 +30,17 @@ class FileReader {
   }
 
   /** The complete lines added since the last call. */
-  async *lines(): AsyncGenerator<LogLine, void, void> {
+  async *lines(): AsyncGenerator<LogLine[], void, void> {
     for (;;) {
       const { buffer, bytesRead } = await this.#file.read(Buffer.alloc(CHUNK_BYTES), 0, CHUNK_BYTES, this.#offset);
       if (bytesRead === 0) return;
       this.#offset += bytesRead;
       let bytes = Buffer.concat([this.#rest, buffer.subarray(0, bytesRead)]);
+      const lines: LogLine[] = [];
       for (let end; (end = bytes.indexOf(NEWLINE)) >= 0; bytes = bytes.subarray(end + 1))
-        yield parse(bytes.toString('utf8', 0, end));
+        lines.push(parse(bytes.toString('utf8', 0, end)));
       this.#rest = bytes;
+      if (lines.length > 0) yield lines;
     }
   }
 
@@ -66,14 +68,13 @@ export async function* readLogFiles(
   options: LogOptions,
   lives: () => boolean,
   signal: AbortSignal,
-): AsyncGenerator<LogLine, void, void> {
+): AsyncGenerator<LogLine[], void, void> {
   const path = join(folder, 'log');
   let reader = await FileReader.open(path);
   try {
-    for (const line of await lastLines(`${path}.1`, reader, options)) {
-      if (signal.aborted) return;
-      if (isSince(line, options)) yield line;
-    }
+    const last = await lastLines(`${path}.1`, reader, options);
+    if (signal.aborted) return;
+    yield last.filter((line) => isSince(line, options));
     if (!options.follow) return;
     for (let more = true; more && !signal.aborted;) {
       // Asked before reading: what an instance wrote before it ended is there by then.
@@ -98,9 +99,8 @@ export async function* readLogFiles(
 async function lastLines(olderPath: string, current: FileReader | undefined, options: LogOptions): Promise<LogLine[]> {
   const last: LogLine[] = [];
   const keep = async (reader: FileReader) => {
-    for await (const line of reader.lines()) {
-      if (options.stream && line.stream !== options.stream) continue;
-      last.push(line);
+    for await (const lines of reader.lines()) {
+      for (const line of lines) if (!options.stream || line.stream === options.stream) last.push(line);
       // Trimmed in big steps: one shift a line would cost the square of it.
       if (last.length > 2 * options.tail + 1000) last.splice(0, last.length - options.tail);
     }
@@ -117,13 +117,13 @@ async function lastLines(olderPath: string, current: FileReader | undefined, opt
 }
 
 async function* select(
-  lines: AsyncIterable<LogLine>,
+  batches: AsyncIterable<LogLine[]>,
   options: LogOptions,
   signal: AbortSignal,
-): AsyncGenerator<LogLine, void, void> {
-  for await (const line of lines) {
+): AsyncGenerator<LogLine[], void, void> {
+  for await (const lines of batches) {
     if (signal.aborted) return;
-    if ((!options.stream || line.stream === options.stream) && isSince(line, options)) yield line;
+    yield lines.filter((line) => (!options.stream || line.stream === options.stream) && isSince(line, options));
   }
 }
 

@@ -168,7 +168,7 @@ export class ProcessRuntime implements Runtime {
     return id && statsOf(id);
   }
 
-  async *logs(name: string, options: LogOptions, signal: AbortSignal): AsyncGenerator<LogLine, void, void> {
+  async *logs(name: string, options: LogOptions, signal: AbortSignal): AsyncGenerator<LogLine[], void, void> {
     const record = this.#mustFind(name);
     const { life } = this.#standing(record);
     const lives = () => {
