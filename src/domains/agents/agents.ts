@@ -111,6 +111,7 @@ export class Agents {
     refuseTwins(wishes);
     for (const { model } of wishes) if (model !== undefined) this.#options.checkModel(model);
     const total = await this.#makeRoom(trx, userId, wishes.length);
+    if (wishes.length > 1) await this.#options.deployments.hold(trx, userId);
     const created: { id: string; key: string; deploymentId: string }[] = [];
     for (const wish of wishes) created.push(await this.#insert(trx, userId, wish, arrival));
     if (total > FEW_AGENTS) await this.#options.checkRoom(trx, userId);
@@ -202,6 +203,7 @@ export class Agents {
       await store.updateAgent(trx, userId, agentId, place, undefined);
       return this.touch(trx, userId, agentId);
     }
+    await deployments.hold(trx, userId);
     const { deploymentId } = await deployments.place(trx, userId, place);
     const move = { ...place, deployment_id: deploymentId, moving_from: agent.deployment_id };
     await store.updateAgent(trx, userId, agentId, move, undefined);

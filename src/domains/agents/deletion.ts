@@ -42,6 +42,7 @@ export async function deleteAgents(
     // One after the other, or none of two deletions would be the last one, and a create could move in as the place is given up.
     if (!(await store.lockUser(trx, userId))) throw new AppError('not_found', 'user not found');
     await check?.(trx);
+    await deployments.hold(trx, userId);
     const gone: store.AgentRow[] = [];
     for (const [index, agent] of agents.entries()) gone.push(await deleteIn(trx, deployments, userId, agent, by, keeps[index]));
     await deployments.history.record(trx, userId, gone.flatMap(placesOf), by);

@@ -75,6 +75,7 @@ export class AgentMoves {
     const { user_id: userId, deployment_id, moving_from } = move;
     await db.transaction().execute(async (trx) => {
       if (!(await agents.lockUser(trx, userId))) return;
+      await deployments.hold(trx, userId);
       const version = await deployments.changed(trx, userId, deployment_id);
       if (!(await store.arrive(trx, userId, move, version))) return;
       await deployments.agentLeft(trx, userId, moving_from);

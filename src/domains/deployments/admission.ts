@@ -30,6 +30,9 @@ export interface AdmissionOptions {
   poolMib: () => Promise<number>;
 }
 
+/** That one gets the room it waits for, or that one that nobody uses gives its room back. */
+type Decided = { id: string; grantMib: number } | { id: string; isPool: boolean };
+
 /** So many are looked at to make room for one. */
 const IDLE_LOOKED_AT = 200;
 
@@ -75,17 +78,16 @@ export class Admission {
     const host = await this.#options.host();
     const touched = await this.#decide(async (trx) => {
       const taken = await this.#taken(trx, host);
-      const admitted: string[] = [];
+      const decided: Decided[] = [];
       for (const { id, wantMib } of await store.readQueueAcrossTenants(trx, limits.startsAtOnce)) {
         const why = whyNotYet(wantMib, taken, host, limits);
-        if (why === 'memory') return [...admitted, ...(await this.#makeRoom(trx, wantMib, taken, host))];
-        if (why !== undefined) return admitted;
-        await store.grantAcrossTenants(trx, id, wantMib);
-        admitted.push(id);
+        if (why === 'memory') decided.push(...(await this.#whomToStop(trx, wantMib, taken, host)));
+        if (why !== undefined) break;
+        decided.push({ id, grantMib: wantMib });
         taken.committedMib += Math.min(wantMib, countedAtMostMib(host, limits));
         taken.starting += 1;
       }
-      return admitted;
+      return this.#write(trx, decided);
     });
     for (const id of touched) bus.publish('deployment', id);
   }
@@ -115,19 +117,27 @@ export class Admission {
     return store.readTakenAcrossTenants(trx, countedAtMostMib(host, this.#options.limits));
   }
 
-  /** Has stopped what is paused and lets the pool's go, as far as it takes; answers which. */
-  async #makeRoom(trx: Transaction<Schema>, wantMib: number, taken: Taken, host: HostRoom): Promise<string[]> {
+  /** What is paused and what is the pool's, as far as it takes. */
+  async #whomToStop(trx: Transaction<Schema>, wantMib: number, taken: Taken, host: HostRoom): Promise<Decided[]> {
     const { limits } = this.#options;
     const atMost = countedAtMostMib(host, limits);
     // Where it is the memory in use that is missing, nobody knows how much each of them gives back: one at a time then.
     const missing = missingMib(wantMib, taken, host, limits) || 1;
     const stillMissing = missing - (await store.sumLeavingAcrossTenants(trx, atMost));
     if (stillMissing <= 0) return [];
-    const chosen = toStop(stillMissing, await store.readIdleAcrossTenants(trx, atMost, IDLE_LOOKED_AT));
+    return toStop(stillMissing, await store.readIdleAcrossTenants(trx, atMost, IDLE_LOOKED_AT));
+  }
+
+  /** In the order of ids, as everybody takes deployments who changes several. Answers which. */
+  async #write(trx: Transaction<Schema>, decided: readonly Decided[]): Promise<string[]> {
+    const inOrder = decided.toSorted((a, b) => (a.id < b.id ? -1 : 1));
     const stopped = [];
-    for (const one of chosen) stopped.push((await store.stopIdleAcrossTenants(trx, one)) ?? []);
+    for (const one of inOrder) {
+      if ('grantMib' in one) await store.grantAcrossTenants(trx, one.id, one.grantMib);
+      else stopped.push((await store.stopIdleAcrossTenants(trx, one)) ?? []);
+    }
     await sayResting(trx, stopped.flat(), 'room');
-    return chosen.map(({ id }) => id);
+    return inOrder.map(({ id }) => id);
   }
 
   #decide<T>(decide: (trx: Transaction<Schema>) => Promise<T>): Promise<T> {

@@ -17,7 +17,13 @@ interface Owned {
 
 /** Each of these is the last of the transaction that makes it true. */
 export function sayWoken(trx: Transaction<Schema>, woken: Owned[], cause: WakeCause): Promise<void> {
-  return say(trx, woken, () => 'deployment.woken', BY_ITSELF, { cause });
+  return say(
+    trx,
+    woken,
+    () => 'deployment.woken',
+    BY_ITSELF,
+    () => ({ cause }),
+  );
 }
 
 export function sayResting<Row extends Owned & { rest: 'paused' | 'stopped' | null }>(
@@ -25,12 +31,24 @@ export function sayResting<Row extends Owned & { rest: 'paused' | 'stopped' | nu
   rested: Row[],
   cause: RestCause,
 ): Promise<void> {
-  return say(trx, rested, ({ rest }) => `deployment.${rest}`, BY_ITSELF, { cause });
+  return say(
+    trx,
+    rested,
+    ({ rest }) => `deployment.${rest}`,
+    BY_ITSELF,
+    () => ({ cause }),
+  );
 }
 
 /** Null: the usual one. */
-export function sayImages(trx: Transaction<Schema>, changed: Owned[], image: string | null, by: By): Promise<void> {
-  return say(trx, changed, () => 'deployment.image_changed', by, { image, reason: by.reason ?? null });
+export function sayImages(trx: Transaction<Schema>, changed: (Owned & { image: string | null })[], by: By): Promise<void> {
+  return say(
+    trx,
+    changed,
+    () => 'deployment.image_changed',
+    by,
+    ({ image }) => ({ image, reason: by.reason ?? null }),
+  );
 }
 
 const BY_ITSELF: By = { actor: 'deployments', requestId: null };
@@ -40,10 +58,10 @@ async function say<Row extends Owned>(
   rows: Row[],
   typeOf: (row: Row) => string,
   { actor, requestId }: By,
-  what: Record<string, unknown>,
+  what: (row: Row) => Record<string, unknown>,
 ): Promise<void> {
   const events = rows.flatMap((row) => {
-    const payload = { deployment_id: row.id, ...what };
+    const payload = { deployment_id: row.id, ...what(row) };
     return row.user_id === null ? [] : [{ userId: row.user_id, type: typeOf(row), actor, requestId, payload }];
   });
   await appendEventsAcrossTenants(trx, events);

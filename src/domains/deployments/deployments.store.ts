@@ -1,4 +1,4 @@
-import { type Insertable, type Kysely, sql } from 'kysely';
+import { type ExpressionBuilder, type Insertable, type Kysely, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import type {
   ContainerLimits,
@@ -17,6 +17,19 @@ export const LOOK_AGAIN = { due_at: sql<Date>`now()`, wish: sql<string>`wish + 1
 /** When a deployment that is used now begins to rest: never where its user's tier has no idle time. */
 export const IDLE_AT = sql<Date | null>`now() + make_interval(secs => (
   select t.idle_timeout_s from users u join tiers t on t.name = u.tier where u.id = deployments.user_id))`;
+
+/**
+ * Deployments to be changed, held in the order of their ids. Whatever changes several takes them so, or two that meet would wait for each other
+ * without end. Not `for update`, which would make every row that refers to them wait.
+ */
+export function inOrderAcrossTenants(eb: ExpressionBuilder<Schema, 'deployments'>) {
+  return eb.selectFrom('deployments').select('id').orderBy('id').forNoKeyUpdate();
+}
+
+/** The user's, held until the end of the transaction: first of all where it changes several of them one after the other. */
+export async function hold(db: Db, userId: string): Promise<void> {
+  await db.selectFrom('deployments').select('id').where('user_id', '=', userId).orderBy('id').forNoKeyUpdate().execute();
+}
 
 export async function insertDeployment(
   db: Db,
@@ -124,11 +137,14 @@ export async function noteUseAcrossTenants(db: Db, deploymentIds: string[]) {
   const woken = await db
     .updateTable('deployments')
     .set({ ...LOOK_AGAIN, rest: null, idle_at: IDLE_AT })
-    .where('id', 'in', deploymentIds)
-    .where('rest', 'is not', null)
+    .where('id', 'in', (eb) => inOrderAcrossTenants(eb).where('id', 'in', deploymentIds).where('rest', 'is not', null))
     .returning(['id', 'user_id'])
     .execute();
-  await db.updateTable('deployments').set({ idle_at: IDLE_AT }).where('id', 'in', deploymentIds).execute();
+  await db
+    .updateTable('deployments')
+    .set({ idle_at: IDLE_AT })
+    .where('id', 'in', (eb) => inOrderAcrossTenants(eb).where('id', 'in', deploymentIds))
+    .execute();
   return woken;
 }
 
@@ -233,15 +249,23 @@ export async function restart(db: Db, userId: string, deploymentId: string): Pro
     .execute();
 }
 
-export async function rollAcrossTenants(db: Db, deploymentIds: string[], image: string | null) {
-  if (deploymentIds.length === 0) return [];
+/** Each gets its image; answers those that are to stay. */
+export async function rollAcrossTenants(db: Db, wishes: readonly RollWish[]) {
+  if (wishes.length === 0) return [];
+  const ids = wishes.map((wish) => wish.deploymentId);
+  const images = sql`unnest(${ids}::text[], ${wishes.map((wish) => wish.image)}::text[]) as wished (id, image)`;
   return db
     .updateTable('deployments')
-    .set({ ...LOOK_AGAIN, rolled_image: image })
-    .where('id', 'in', deploymentIds)
-    .where('desired', '<>', 'deleted')
-    .returning(['id', 'user_id'])
+    .set({ ...LOOK_AGAIN, rolled_image: sql<string | null>`(select image from ${images} where wished.id = deployments.id)` })
+    .where('id', 'in', (eb) => inOrderAcrossTenants(eb).where('id', 'in', ids).where('desired', '<>', 'deleted'))
+    .returning(['id', 'user_id', 'rolled_image as image'])
     .execute();
+}
+
+/** The image that a deployment is rolled to; null: the usual one. */
+export interface RollWish {
+  deploymentId: string;
+  image: string | null;
 }
 
 /** Deployments of images that are not offered any more get the usual one; answers which. */
@@ -251,8 +275,11 @@ export async function forgetImagesAcrossTenants(db: Db, offered: readonly string
     const rows = await db
       .updateTable('deployments')
       .set({ ...LOOK_AGAIN, [column]: null })
-      .where(column, 'is not', null)
-      .where(column, 'not in', [...offered])
+      .where('id', 'in', (eb) =>
+        inOrderAcrossTenants(eb)
+          .where(column, 'is not', null)
+          .where(column, 'not in', [...offered]),
+      )
       .returning(['id', 'user_id'])
       .execute();
     changed.push(...rows);
@@ -269,7 +296,7 @@ export async function lookAgain(db: Db, userId: string): Promise<string[]> {
       state: sql<DeploymentState>`case when state = 'ready' then 'deploying' else state end`,
       stage: sql<Stage>`case when state = 'ready' then 'queued' else stage end`,
     })
-    .where('user_id', '=', userId)
+    .where('id', 'in', (eb) => inOrderAcrossTenants(eb).where('user_id', '=', userId))
     .returning('id')
     .execute();
   return rows.map((row) => row.id);
@@ -310,7 +337,7 @@ export async function retireAll(db: Db, userId: string): Promise<string[]> {
   const rows = await db
     .updateTable('deployments')
     .set({ ...LOOK_AGAIN, desired: 'deleted', state: 'deleting', stage: 'queued' })
-    .where('user_id', '=', userId)
+    .where('id', 'in', (eb) => inOrderAcrossTenants(eb).where('user_id', '=', userId))
     .returning('id')
     .execute();
   return rows.map((row) => row.id);

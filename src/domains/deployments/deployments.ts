@@ -78,6 +78,11 @@ export class Deployments {
     return { deploymentId: await this.#make(trx, userId, 'dedicated', wish.network), isolation: 'dedicated', reason };
   }
 
+  /** Holds the user's deployments, before a change of several of them one after the other. After the user's lock. */
+  hold(trx: Transaction<Schema>, userId: string): Promise<void> {
+    return store.hold(trx, userId);
+  }
+
   /** Marks that the gateway of this deployment must be told something new; answers the config version that will hold it. */
   changed(trx: Transaction<Schema>, userId: string, deploymentId: string): Promise<number> {
     return store.raiseConfigVersion(trx, userId, deploymentId);
@@ -117,12 +122,12 @@ export class Deployments {
     return store.restart(trx, userId, deploymentId);
   }
 
-  /** Their image, unless their agent has one of its own; null: the usual one. Answers those that there are. */
-  async roll(trx: Transaction<Schema>, deploymentIds: string[], image: string | null, by: By): Promise<string[]> {
-    const rolled = await store.rollAcrossTenants(trx, deploymentIds, image);
+  /** Their images, unless their agent has one of its own. Answers those that there are. */
+  async roll(trx: Transaction<Schema>, wishes: readonly store.RollWish[], by: By): Promise<string[]> {
+    const rolled = await store.rollAcrossTenants(trx, wishes);
     const ids = rolled.map(({ id }) => id);
     await this.history.recordAcrossTenants(trx, ids, by);
-    await sayImages(trx, rolled, image, by);
+    await sayImages(trx, rolled, by);
     return ids;
   }
 
@@ -131,7 +136,11 @@ export class Deployments {
     const by = { actor: 'installation', requestId: null, reason: 'the images that the operator offers' };
     const changed = await this.#db.transaction().execute(async (trx) => {
       const rows = await store.forgetImagesAcrossTenants(trx, offered);
-      await sayImages(trx, rows, null, by);
+      await sayImages(
+        trx,
+        rows.map((row) => ({ ...row, image: null })),
+        by,
+      );
       return rows;
     });
     for (const { id } of changed) this.announce(id);

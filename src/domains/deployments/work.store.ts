@@ -1,6 +1,6 @@
 import { type Kysely, type RawBuilder, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
-import { IDLE_AT } from './deployments.store.js';
+import { IDLE_AT, inOrderAcrossTenants } from './deployments.store.js';
 import type { DeploymentDesire, DeploymentState, InstancesTable, Stage, StageTiming } from './deployments.table.js';
 
 type Db = Kysely<Schema>;
@@ -42,9 +42,12 @@ export async function renewLeasesAcrossTenants(db: Db, owner: string, deployment
   await db
     .updateTable('deployments')
     .set({ lease_until: inSeconds(leaseS) })
-    .where('id', 'in', deploymentIds)
-    .where('lease_owner', '=', owner)
-    .where('lease_until', '>', sql<Date>`now()`)
+    .where('id', 'in', (eb) =>
+      inOrderAcrossTenants(eb)
+        .where('id', 'in', deploymentIds)
+        .where('lease_owner', '=', owner)
+        .where('lease_until', '>', sql<Date>`now()`),
+    )
     .execute();
 }
 
@@ -52,7 +55,7 @@ export async function dropLeasesAcrossTenants(db: Db): Promise<void> {
   await db
     .updateTable('deployments')
     .set({ lease_owner: null, lease_until: null })
-    .where('lease_owner', 'is not', null)
+    .where('id', 'in', (eb) => inOrderAcrossTenants(eb).where('lease_owner', 'is not', null))
     .execute();
 }
 
@@ -305,7 +308,7 @@ export async function lookAgainAcrossTenants(db: Db, deploymentIds: string[]): P
       due_at: sql<Date>`case when state = 'failing' then coalesce(due_at, now()) else now() end`,
       wish: sql<string>`wish + 1`,
     })
-    .where('id', 'in', deploymentIds)
+    .where('id', 'in', (eb) => inOrderAcrossTenants(eb).where('id', 'in', deploymentIds))
     .execute();
 }
 
@@ -331,9 +334,12 @@ export async function endPausesAcrossTenants(db: Db, reason: string): Promise<st
   const rows = await db
     .updateTable('deployments')
     .set({ due_at: sql<Date>`now()` })
-    .where('state', 'in', ['failing', 'deleting'])
-    .where('reason', 'like', `${reason}%`)
-    .where('lease_owner', 'is', null)
+    .where('id', 'in', (eb) =>
+      inOrderAcrossTenants(eb)
+        .where('state', 'in', ['failing', 'deleting'])
+        .where('reason', 'like', `${reason}%`)
+        .where('lease_owner', 'is', null),
+    )
     .returning('id')
     .execute();
   return rows.map((row) => row.id);

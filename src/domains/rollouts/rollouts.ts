@@ -156,7 +156,8 @@ export class Rollouts {
     await store.beginWaveAcrossTenants(trx, id, wave + 1);
     await store.setMembersAcrossTenants(trx, id, idsOf(next), 'rolling');
     const open = next.filter((member) => member.desired !== null && member.image === null);
-    return this.#options.deployments.roll(trx, idsOf(open), image, byRollout(id, 'began'));
+    const wishes = idsOf(open).map((deploymentId) => ({ deploymentId, image }));
+    return this.#options.deployments.roll(trx, wishes, byRollout(id, 'began'));
   }
 
   async #rollBack(
@@ -166,11 +167,8 @@ export class Rollouts {
     reason: string | null,
   ): Promise<string[]> {
     const members = (await store.membersAcrossTenants(trx, id, wave)).filter((member) => member.rolled_image === image);
-    const changed: string[] = [];
-    for (const previous of new Set(members.map((member) => member.previous))) {
-      const ids = idsOf(members.filter((member) => member.previous === previous));
-      changed.push(...(await this.#options.deployments.roll(trx, ids, previous, byRollout(id, state))));
-    }
+    const wishes = members.map((member) => ({ deploymentId: member.deployment_id, image: member.previous }));
+    const changed = await this.#options.deployments.roll(trx, wishes, byRollout(id, state));
     await store.setMembersAcrossTenants(trx, id, idsOf(members), 'undone');
     await store.endAcrossTenants(trx, id, state, reason);
     return changed;
