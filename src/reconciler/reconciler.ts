@@ -8,6 +8,7 @@ import { AppError, messageOf, NotSent } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
 import { jobMeter, Loop } from '../lib/loop.js';
 import { type Meters, NO_METERS } from '../lib/meters.js';
+import type { RuntimeEvent } from '../runtime/runtime.js';
 import { Apply, type Hands, type Next, STEADY_MS } from './apply.js';
 import { Sweep } from './observe.js';
 import { plan, type Situation, type Step } from './plan.js';
@@ -15,6 +16,7 @@ import { Progress } from './progress.js';
 import { type Noted, reconcilerMeters } from './reconciler-meters.js';
 import { isDiskBehind, isOverfull, limitsOf, limitsText, specHashOf, wishOf } from './spec.js';
 import { Unlinked } from './unlinked.js';
+import { watch } from './watching.js';
 
 export interface ReconcilerOptions extends Hands {
   bus: Bus;
@@ -87,7 +89,8 @@ export class Reconciler {
 
   start(): void {
     this.#unsubscribe = this.#options.bus.subscribe('deployment', () => this.#passes.wake());
-    this.#watching = this.#watchRuntime();
+    const { runtime, log } = this.#options;
+    this.#watching = watch({ runtime, log, take: (event) => this.#note(event) }, this.#stop.signal);
     for (const loop of this.#loops) loop.start();
   }
 
@@ -270,20 +273,11 @@ export class Reconciler {
   }
 
   /** What the runtime sees happen makes its deployment due; after a gap everything is looked at. */
-  async #watchRuntime(): Promise<void> {
-    const { runtime, work, vitals, log } = this.#options;
-    while (!this.#stop.signal.aborted) {
-      try {
-        for await (const event of runtime.events(this.#stop.signal)) {
-          if (event.type === 'resync') await this.#afterGap();
-          else if (event.type === 'oom') await vitals.noteOom(event.instanceId, event.deploymentId);
-          else if (event.type === 'die' || event.type === 'remove') await work.lookAgain([event.deploymentId]);
-        }
-      } catch (error) {
-        if (!this.#stop.signal.aborted) log.warn({ err: error }, `watching the engine failed: ${messageOf(error)}`);
-        await new Promise((resolve) => setTimeout(resolve, 1_000));
-      }
-    }
+  async #note(event: RuntimeEvent): Promise<void> {
+    const { work, vitals } = this.#options;
+    if (event.type === 'resync') await this.#afterGap();
+    else if (event.type === 'oom') await vitals.noteOom(event.instanceId, event.deploymentId);
+    else if (event.type === 'die' || event.type === 'remove') await work.lookAgain([event.deploymentId]);
   }
 }
 
