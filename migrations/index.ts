@@ -20,6 +20,7 @@ import * as logs from './0018_logs.js';
 import * as audit from './0019_audit.js';
 import * as endedInstances from './0021_ended_instances.js';
 import * as eventHorizon from './0023_event_horizon.js';
+import * as beatMarks from './0024_beat_marks.js';
 
 /** Every migration in its order. One that has landed is never edited. */
 export const migrations: Record<string, Migration> = {
@@ -44,4 +45,5 @@ export const migrations: Record<string, Migration> = {
   '0019_audit': audit,
   '0021_ended_instances': endedInstances,
   '0023_event_horizon': eventHorizon,
+  '0024_beat_marks': beatMarks,
 };

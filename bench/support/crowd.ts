@@ -12,8 +12,8 @@ export async function addCrowd(db: Kysely<Schema>, from: number, to: number, sta
   await sql`insert into deployments (id, user_id, kind, uid, volume, state, rest, due_at, generation, config_version)
     select ${id('dep')}, ${id('usr')}, 'shared', n, 'crowd-' || n, ${state}, ${isSettled ? 'stopped' : null},
       case when ${!isSettled} then now() end, ${isSettled ? 1 : 0}, 1 from ${rows}`.execute(db);
-  await sql`insert into agents (id, user_id, deployment_id, name, model, isolation, config_version)
-    select ${id('agt')}, ${id('usr')}, ${id('dep')}, 'agent', 'demo/echo', 'shared', 1 from ${rows}`.execute(db);
+  await sql`insert into agents (id, user_id, deployment_id, name, model, isolation, config_version, beat_planned)
+    select ${id('agt')}, ${id('usr')}, ${id('dep')}, 'agent', 'demo/echo', 'shared', 1, 1 from ${rows}`.execute(db);
   await sql`insert into api_keys (id, kind, user_id, name, digest, hint)
     select ${id('key')}, 'user', ${id('usr')}, 'crowd', decode(md5(n::text), 'hex'), 'xxxx' from ${rows}`.execute(db);
   if (isSettled) {
@@ -23,7 +23,7 @@ export async function addCrowd(db: Kysely<Schema>, from: number, to: number, sta
     );
   }
   // As they are decided for agents without a HEARTBEAT.md.
-  await sql`insert into heartbeats (agent_id, user_id, every_ms, next_at, planned)
-    select ${id('agt')}, ${id('usr')}, 1800000, null, '1/running/0/' from ${rows}`.execute(db);
+  await sql`insert into heartbeats (agent_id, user_id, every_ms, next_at)
+    select ${id('agt')}, ${id('usr')}, 1800000, null from ${rows}`.execute(db);
   await sql`analyze`.execute(db);
 }

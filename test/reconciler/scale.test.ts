@@ -2,6 +2,7 @@ import { type Kysely, sql } from 'kysely';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { addCrowd } from '../../bench/support/crowd.js';
 import type { Schema } from '../../src/db/schema.js';
+import * as beats from '../../src/domains/agents/beats.store.js';
 import * as moves from '../../src/domains/agents/moves.store.js';
 import * as chat from '../../src/domains/chat/chat.store.js';
 import * as deployments from '../../src/domains/deployments/deployments.store.js';
@@ -31,6 +32,7 @@ describe(`among ${SETTLED} settled deployments`, () => {
     ['noting what is used', (db) => deployments.noteUseAcrossTenants(db, [SOME_ID])],
     ['counting the pool', (db) => pool.countAcrossTenants(db)],
     ['taking up moves', (db) => moves.claimAcrossTenants(db, 4, 30)],
+    ['deciding on heartbeats', (db) => beats.unplannedAcrossTenants(db, 500)],
     ['taking up heartbeats', (db) => heartbeats.claimDueAcrossTenants(db, 4, 1)],
     ['settling turns', (db) => chat.settleAbandonedAcrossTenants(db)],
     ['settling model calls', (db) => usage.readAbandonedAcrossTenants(db)],

@@ -3,6 +3,7 @@ import type { Schema } from '../../db/schema.js';
 import type { PageRequest } from '../../lib/page.js';
 import type { DeploymentState } from '../deployments/deployments.table.js';
 import type { AgentsTable } from './agents.table.js';
+import { BEAT_CHANGED } from './beats.store.js';
 
 type Db = Kysely<Schema>;
 
@@ -83,7 +84,7 @@ export async function updateAgent(
 ): Promise<boolean> {
   let query = db
     .updateTable('agents')
-    .set({ ...values, version: sql<number>`version + 1`, updated_at: sql<Date>`now()` })
+    .set({ ...values, ...BEAT_CHANGED, version: sql<number>`version + 1`, updated_at: sql<Date>`now()` })
     .where('user_id', '=', userId)
     .where('id', '=', agentId);
   if (version !== undefined) query = query.where('version', '=', version);
@@ -99,7 +100,7 @@ export async function awaitVersion(
 ): Promise<void> {
   await db
     .updateTable('agents')
-    .set({ config_version: version })
+    .set({ ...BEAT_CHANGED, config_version: version })
     .where('user_id', '=', userId)
     .where('agentId' in which ? 'id' : 'deployment_id', '=', 'agentId' in which ? which.agentId : which.deploymentId)
     .execute();

@@ -29,6 +29,10 @@ export interface AgentsTable {
   served_by: Generated<string | null>;
   /** The deployment's config version that first holds the agent as it is now. */
   config_version: number;
+  /** Goes up with each change after which its heartbeat may be another one. */
+  beat_wish: Generated<string>;
+  /** The wish by which its heartbeat was decided last. */
+  beat_planned: Generated<string>;
   version: Generated<number>;
   created_at: Generated<Date>;
   updated_at: Generated<Date>;

@@ -16,6 +16,7 @@ import type { AgentAnswer, CreateAgent, NewAgentAnswer, UpdateAgent } from './ag
 import * as store from './agents.store.js';
 import { answerOf, whyNot } from './answer.js';
 import type { Arrival } from './arrivals.js';
+import { AgentBeats } from './beats.js';
 import { deleteAgents, type Farewell, placesOf } from './deletion.js';
 import { type Desire, Desires } from './desires.js';
 import { refuseTwins } from './twins.js';
@@ -72,10 +73,13 @@ export class Agents {
   readonly #db: Kysely<Schema>;
   readonly #reach: Reach;
   readonly #desires: Desires;
+  /** Whose heartbeats are to be decided. */
+  readonly beats: AgentBeats;
 
   constructor(options: AgentsOptions) {
     this.#options = options;
     this.#db = options.db;
+    this.beats = new AgentBeats(options.db);
     const { bus, gateway, deployments } = options;
     this.#desires = new Desires({ db: options.db, deployments });
     this.#reach = new Reach({ bus, gateway, routeOf: (userId, agentId) => this.route(userId, agentId), deployments });

@@ -234,6 +234,7 @@ export class Configs {
       actor: by.actor,
     });
     await store.dropOldVersions(trx, userId, agent.id, version - VERSIONS_KEPT + 1);
+    if (changed.includes('heartbeat')) await agents.beats.changed(trx, userId, agent.id);
     if (isToldToGateway(changed)) for (const id of await agents.touch(trx, userId, agent.id)) touched.add(id);
     const now = await agents.getIn(trx, userId, agent.id);
     const answer = this.#answer(now, await this.#presentIn(trx, userId, now), ground);

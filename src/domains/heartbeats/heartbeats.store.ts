@@ -7,27 +7,6 @@ type Db = Kysely<Schema>;
 export type BeatRow = Selectable<HeartbeatRunsTable>;
 
 /**
- * All of an agent that decides when it is woken, as one text: what its gateway is told, where its templates' variables show, whether it may
- * run, and what no gateway is told, which is the rest of its config and HEARTBEAT.md. A new version of that is always a new, later row.
- */
-const PLANNED_BY = sql<string>`concat_ws('/', a.config_version, a.desired,
-  (select coalesce(max(c.version), 0) from agent_configs c where c.agent_id = a.id),
-  (select coalesce(max(t.id), '') from templates t where t.user_id = a.user_id and t.file = 'HEARTBEAT.md' and t.is_current
-    and (t.agent_id is null or t.agent_id = a.id)))`;
-
-/** Agents whose schedule has to be decided, or decided anew. */
-export async function unplannedAcrossTenants(db: Db, limit: number) {
-  return db
-    .selectFrom('agents as a')
-    .leftJoin('heartbeats as h', 'h.agent_id', 'a.id')
-    .select(['a.id', 'a.user_id', 'a.desired', PLANNED_BY.as('planned'), sql<Date>`now()`.as('now')])
-    .where(sql<boolean>`h.planned is distinct from ${PLANNED_BY}`)
-    .orderBy('a.id')
-    .limit(limit)
-    .execute();
-}
-
-/**
  * Writes down when the agent is woken. One that is woken as often as before keeps its time, or each change of it would put its beat off; so it
  * does where another process has just woken it.
  */
@@ -35,11 +14,11 @@ export async function planBeat(
   db: Db,
   userId: string,
   agentId: string,
-  plan: { everyMs: number; nextAt: Date | null; planned: string },
+  plan: { everyMs: number; nextAt: Date | null },
 ): Promise<void> {
   await db
     .insertInto('heartbeats')
-    .columns(['agent_id', 'user_id', 'every_ms', 'next_at', 'planned'])
+    .columns(['agent_id', 'user_id', 'every_ms', 'next_at'])
     .expression((eb) =>
       // From the row itself: an agent that is gone by now gets none.
       eb
@@ -49,7 +28,6 @@ export async function planBeat(
           'user_id',
           sql<number>`${plan.everyMs}::bigint`.as('every_ms'),
           sql<Date | null>`${plan.nextAt}::timestamptz`.as('next_at'),
-          sql<string>`${plan.planned}::text`.as('planned'),
         ])
         .where('user_id', '=', userId)
         .where('id', '=', agentId),
@@ -57,7 +35,6 @@ export async function planBeat(
     .onConflict((oc) =>
       oc.column('agent_id').doUpdateSet({
         every_ms: sql`excluded.every_ms`,
-        planned: sql`excluded.planned`,
         next_at: sql<Date | null>`case when heartbeats.every_ms = excluded.every_ms and heartbeats.next_at is not null and excluded.next_at is not null
           then heartbeats.next_at else excluded.next_at end`,
       }),

@@ -7,8 +7,6 @@ export interface HeartbeatsTable {
   every_ms: string | number;
   /** null: not to be woken. By the database's clock. */
   next_at: Date | null;
-  /** What of the agent this was decided by. */
-  planned: string;
   /** Where its beats are journaled, apart from its users' conversations. */
   conversation_id: string | null;
 }

@@ -102,7 +102,7 @@ export class Heartbeats {
 
   /** Decides when agents are woken of which something changed. */
   async plan(): Promise<void> {
-    for (const agent of await store.unplannedAcrossTenants(this.#db, PLANS_A_PASS)) {
+    for (const agent of await this.#options.agents.beats.unplanned(PLANS_A_PASS)) {
       await this.#alone(agent.id, () => this.#plan(agent));
     }
   }
@@ -148,12 +148,16 @@ export class Heartbeats {
     }
   }
 
-  async #plan({ id, user_id: userId, desired, planned, now }: Unplanned): Promise<void> {
+  async #plan(agent: Unplanned): Promise<void> {
+    const { id, user_id: userId, desired, now } = agent;
     const wish = await this.#wishUnlessGone(userId, id, desired === 'stopped');
     if (!wish) return;
     const { everyMs, activeHours } = wish.beat;
     const nextAt = wish.off === undefined ? firstBeat(now, everyMs, activeHours) : null;
-    await store.planBeat(this.#db, userId, id, { everyMs, nextAt, planned });
+    await this.#db.transaction().execute(async (trx) => {
+      // What changed meanwhile is decided at the next pass.
+      if (await this.#options.agents.beats.planned(trx, agent)) await store.planBeat(trx, userId, id, { everyMs, nextAt });
+    });
   }
 
   async #begin({ agent_id: agentId, user_id: userId, conversation_id: conversationId, now }: Due): Promise<void> {
@@ -209,7 +213,7 @@ export class Heartbeats {
   }
 }
 
-type Unplanned = Awaited<ReturnType<typeof store.unplannedAcrossTenants>>[number];
+type Unplanned = Awaited<ReturnType<Agents['beats']['unplanned']>>[number];
 type Due = Awaited<ReturnType<typeof store.claimDueAcrossTenants>>[number];
 
 function whyOff(tasks: string, beat: Beat, isStopped: boolean): string | undefined {

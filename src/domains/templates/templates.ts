@@ -254,6 +254,7 @@ export class Templates {
     { caller, requestId }: Writing,
   ): Promise<string[]> {
     let touched: string[] = [];
+    if (changes.some(({ file }) => file === 'HEARTBEAT.md')) await this.#agents.beats.changed(trx, userId, agentId);
     if (changes.some(({ file }) => file !== 'HEARTBEAT.md')) {
       touched = agentId === null ? await this.#agents.touchAll(trx, userId) : await this.#agents.touch(trx, userId, agentId);
     }
