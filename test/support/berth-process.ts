@@ -8,11 +8,14 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { createLog } from '../../src/lib/log.js';
 import { DockerRuntime } from '../../src/runtime/docker/docker.js';
+import { ProcessRuntime } from '../../src/runtime/process/process.js';
+import type { Runtime } from '../../src/runtime/runtime.js';
 import { until } from './until.js';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const run = promisify(execFile);
 let built: Promise<unknown> | undefined;
+let bundled: Promise<unknown> | undefined;
 
 /** Berth as operators start it: its own process, started, killed and started again on the same folder and database. */
 export class BerthProcess {
@@ -41,6 +44,7 @@ export class BerthProcess {
   static async prepare(env: Record<string, string>, dataDir?: string): Promise<BerthProcess> {
     built ??= run(process.execPath, [join(ROOT, 'node_modules/typescript/bin/tsc'), '-p', 'tsconfig.build.json'], { cwd: ROOT });
     await built;
+    if (env.RUNTIME === 'process') await (bundled ??= run(process.execPath, ['scripts/bundle.mjs'], { cwd: ROOT }));
     return new BerthProcess(dataDir ?? (await mkdtemp(join(tmpdir(), 'bp-'))), await freePort(), env);
   }
 
@@ -107,17 +111,20 @@ export class BerthProcess {
   }
 
   /** What the engine holds of this installation. */
-  async engine<T>(use: (runtime: DockerRuntime) => Promise<T>): Promise<T> {
-    const runtime = new DockerRuntime({
-      installationId: await this.installationId(),
-      log: createLog('silent'),
-      ...(this.#env.DOCKER_HOST ? { dockerHost: this.#env.DOCKER_HOST } : {}),
-    });
+  async engine<T>(use: (runtime: Runtime) => Promise<T>): Promise<T> {
+    const runtime = this.#runtime(await this.installationId());
     try {
       return await use(runtime);
     } finally {
       await runtime.close();
     }
+  }
+
+  #runtime(installationId: string): Runtime {
+    const common = { installationId, log: createLog('silent') };
+    const dockerHost = this.#env.DOCKER_HOST;
+    if (this.#env.RUNTIME !== 'process') return new DockerRuntime({ ...common, ...(dockerHost ? { dockerHost } : {}) });
+    return new ProcessRuntime({ ...common, dataDir: join(this.dataDir, 'process'), gatewayPath: '' });
   }
 
   /** Kills it and removes its folder and everything it has in the engine. */

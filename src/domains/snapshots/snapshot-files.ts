@@ -18,6 +18,14 @@ export interface NewFile {
   discard(): Promise<void>;
 }
 
+/** Another writer has begun the same file anew, and this one's is gone: what comes of it is the other one's. */
+export class TakenOver extends Error {
+  constructor(id: string) {
+    super(`the file of ${id} is being written by another by now`);
+    this.name = 'TakenOver';
+  }
+}
+
 /** The files of snapshots: a folder for each user below one that all Berth processes of a host share. The rows in the database are the truth. */
 export class SnapshotFiles {
   readonly #dir: string;
@@ -26,13 +34,17 @@ export class SnapshotFiles {
     this.#dir = dir;
   }
 
-  /** Writes a file that is not there yet. `insufficient_storage` where the disk is full; nothing stays of one that is not finished. */
+  /**
+   * Writes a file that is not there yet, and clears away what a dead process left of it. `insufficient_storage` where the disk is full; nothing stays
+   * of one that is not finished.
+   */
   async write(userId: string, id: string, source: AsyncIterable<Uint8Array>): Promise<NewFile> {
     const folder = join(this.#dir, userId);
-    await mkdir(folder, { recursive: true, mode: 0o700 });
     const path = join(folder, `${id}.${randomBytes(6).toString('hex')}.part`);
     const discard = () => rm(path, { force: true });
     try {
+      await mkdir(folder, { recursive: true, mode: 0o700 });
+      await this.remove(userId, id);
       const file = await open(path, 'wx', 0o600);
       let bytes = 0;
       try {
@@ -45,7 +57,9 @@ export class SnapshotFiles {
         await file.close();
       }
       const keep = async () => {
-        await rename(path, join(folder, `${id}.snapshot`));
+        await rename(path, join(folder, `${id}.snapshot`)).catch((error: unknown) => {
+          throw codeOf(error) === 'ENOENT' ? new TakenOver(id) : error;
+        });
         await syncFolder(folder);
       };
       return { bytes, read: () => reading(path), keep, discard };
@@ -70,8 +84,10 @@ export class SnapshotFiles {
     );
   }
 
+  /** Also what is being written of it. */
   async remove(userId: string, id: string): Promise<void> {
-    await rm(this.#path(userId, id), { force: true });
+    const folder = join(this.#dir, userId);
+    for (const name of await entries(folder)) if (NAME.exec(name)?.[1] === id) await rm(join(folder, name), { force: true });
   }
 
   /** All that a user has, also what is being written. */

@@ -11,7 +11,7 @@ import type { Chat } from '../chat/chat.js';
 import type { Deployments } from '../deployments/deployments.js';
 import { checkRoom, type Keeping } from './keeping.js';
 import { bytesOfJournal, Recording } from './recording.js';
-import type { SnapshotFiles } from './snapshot-files.js';
+import { type SnapshotFiles, TakenOver } from './snapshot-files.js';
 import * as store from './snapshots.store.js';
 import { isForGood } from './verdict.js';
 
@@ -59,6 +59,7 @@ export class Taking {
   /** What does not pass ends it; all else is tried again while there is time. */
   async failed(row: store.SnapshotRow, error: unknown): Promise<Next> {
     const { db, log } = this.#options;
+    if (error instanceof TakenOver) return undefined;
     const reason = error instanceof AppError ? error.message : 'Berth failed; its log has the cause';
     log.warn({ snapshot: row.id, err: error }, `a snapshot was not taken: ${messageOf(error)}`);
     if (isForGood(error) || this.#isOverdue(row)) return this.#fail(row, reason);
@@ -120,34 +121,28 @@ export class Taking {
     })();
     const kept = await keeping.write(userId, { id, name, settings }, plain, () => recording.contents());
     try {
-      await kept.file.keep();
-      await this.#finish(row, kept);
-    } catch (error) {
+      if (await this.#finish(row, kept)) await this.#ended(row);
+    } finally {
       await kept.file.discard();
-      throw error;
     }
   }
 
-  /** The file is in its place before its row says so; where the row is gone meanwhile the file goes too. */
-  async #finish(row: store.SnapshotRow, kept: Awaited<ReturnType<Keeping['write']>>): Promise<void> {
-    const { db, agents, files, keeping } = this.#options;
+  /**
+   * The file comes into its place while the row is held and before it says so: of two that write the same one is the snapshot's, and its key beside
+   * it. One that stays though the row does not say so is cleared away by the next try. Answers whether the snapshot was still waited for.
+   */
+  async #finish(row: store.SnapshotRow, kept: Awaited<ReturnType<Keeping['write']>>): Promise<boolean> {
+    const { db, agents, keeping } = this.#options;
     const { user_id: userId, id } = row;
     const values = { ...kept, bytes: kept.file.bytes };
-    const isWanted = await db
-      .transaction()
-      .execute(async (trx) => {
-        await agents.lock(trx, userId);
-        checkRoom(await keeping.room(trx, userId), kept.file.bytes);
-        if (!(await store.finishSnapshot(trx, userId, id, values))) return false;
-        await this.#settle(trx, row, 'snapshot.taken', { bytes: kept.file.bytes });
-        return true;
-      })
-      .catch(async (error: unknown) => {
-        await files.remove(userId, id);
-        throw error;
-      });
-    if (!isWanted) return files.remove(userId, id);
-    await this.#ended(row);
+    return db.transaction().execute(async (trx) => {
+      await agents.lock(trx, userId);
+      checkRoom(await keeping.room(trx, userId), kept.file.bytes);
+      if (!(await store.finishSnapshot(trx, userId, id, values))) return false;
+      await kept.file.keep();
+      await this.#settle(trx, row, 'snapshot.taken', { bytes: kept.file.bytes });
+      return true;
+    });
   }
 
   async #fail(row: store.SnapshotRow, reason: string): Promise<undefined> {
@@ -158,7 +153,9 @@ export class Taking {
       await this.#settle(trx, row, 'snapshot.failed', { reason });
       return true;
     });
-    if (isNews) await this.#ended(row);
+    if (!isNews) return undefined;
+    await this.#options.files.remove(row.user_id, row.id);
+    await this.#ended(row);
     return undefined;
   }
 
