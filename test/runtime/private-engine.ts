@@ -16,12 +16,17 @@ export class PrivateEngine {
   readonly #folder: string;
   #daemon: ChildProcess | undefined;
 
-  private constructor(folder: string) {
+  readonly #namespaces: string[];
+
+  private constructor(folder: string, namespaces: string[]) {
     this.#folder = folder;
+    this.#namespaces = namespaces;
   }
 
-  static async create(sizeMib: number): Promise<PrivateEngine> {
-    const engine = new PrivateEngine(await mkdtemp(join(tmpdir(), 'berth-engine-')));
+  /** `apart`: it does not see what others mount later either, as one in a container or under a service's own mounts. */
+  static async create(sizeMib: number, { apart = false } = {}): Promise<PrivateEngine> {
+    const namespaces = ['--net', ...(apart ? ['--mount', '--propagation', 'private'] : [])];
+    const engine = new PrivateEngine(await mkdtemp(join(tmpdir(), 'berth-engine-')), namespaces);
     await mkdir(engine.dataRoot);
     await run('mount', ['-t', 'tmpfs', '-o', `size=${sizeMib}m`, 'tmpfs', engine.dataRoot]);
     return engine;
@@ -40,7 +45,7 @@ export class PrivateEngine {
     if (this.#daemon && this.#daemon.exitCode === null && this.#daemon.signalCode === null) return;
     const args = ['--host', this.host, '--data-root', this.dataRoot, '--exec-root', join(this.#folder, 'exec')];
     const alone = ['--pidfile', join(this.#folder, 'pid'), '--bridge', 'none', '--iptables=false', '--ip-masq=false'];
-    this.#daemon = spawn('unshare', ['--net', 'dockerd', ...args, ...alone], { stdio: 'ignore' });
+    this.#daemon = spawn('unshare', [...this.#namespaces, 'dockerd', ...args, ...alone], { stdio: 'ignore' });
     await eventually(() => run('docker', ['-H', this.host, 'version']), 30_000);
   }
 

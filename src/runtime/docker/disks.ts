@@ -104,11 +104,11 @@ export class Disks {
     });
   }
 
-  /** Makes, fills in and removes a small one: what it says no to is not to be had here. */
-  async tryOut(): Promise<void> {
+  /** Makes and removes a small one, and has its folder looked at while it is there: what it says no to is not to be had here. */
+  async tryOut<T>(look: (folder: string) => Promise<T>): Promise<T> {
     const trial = `trial-${process.pid}`;
     try {
-      await this.make(trial, TRIAL_MIB, process.getuid?.() ?? 0);
+      return await look(await this.make(trial, TRIAL_MIB, process.getuid?.() ?? 0));
     } finally {
       await this.remove(trial);
     }
@@ -142,8 +142,15 @@ export class Disks {
   }
 }
 
-/** Why volumes cannot be bounded here, in plain words; undefined where they can. */
-export async function whyNoDisks(disks: Disks, dockerHost: string | undefined): Promise<string | undefined> {
+/**
+ * Why volumes cannot be bounded here, in plain words; undefined where they can. `whyUnseen` asks the engine about a folder. Throws where the engine does not
+ * answer: that says nothing of disks.
+ */
+export async function whyNoDisks(
+  disks: Disks,
+  dockerHost: string | undefined,
+  whyUnseen: (folder: string) => Promise<string | undefined>,
+): Promise<string | undefined> {
   if (dockerHost !== undefined && !dockerHost.startsWith('unix://') && !dockerHost.startsWith('/'))
     return 'the container engine is not reached by a socket of this machine';
   if (process.getuid?.() !== 0) return 'Berth does not run as root';
@@ -151,9 +158,9 @@ export async function whyNoDisks(disks: Disks, dockerHost: string | undefined): 
   const [own, first] = await Promise.all(['self', '1'].map((pid) => readlink(`/proc/${pid}/ns/mnt`).catch(() => undefined)));
   if (own !== undefined && first !== undefined && own !== first) return 'the engine would not see what Berth mounts';
   try {
-    await disks.tryOut();
-    return undefined;
+    return await disks.tryOut(whyUnseen);
   } catch (error) {
+    if (error instanceof AppError && error.code === 'unavailable') throw error;
     return messageOf(error);
   }
 }

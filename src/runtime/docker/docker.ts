@@ -36,6 +36,7 @@ import {
   type Listed,
 } from './observed.js';
 import { containerOptions, LABEL, limitOptions } from './options.js';
+import { whyUnseen } from './sight.js';
 import { Volumes } from './volumes.js';
 
 /** How long each kind of call may take, in milliseconds. */
@@ -92,7 +93,7 @@ export class DockerRuntime implements Runtime {
     this.#deadlines = { ...DEADLINES, ...options.deadlines };
     const disks = options.disks && new Disks(options.disks.dir);
     this.#volumes = new Volumes(this.#engine, this.#installationId, this.#deadlines, disks);
-    this.#bound = new Bound(disks, options);
+    this.#bound = new Bound(disks, options, (folder) => whyUnseen(this.#engine, folder, this.#deadlines.readMs));
     this.#starts = new Gate(options.startConcurrency ?? 3);
     this.#log = options.log;
   }
