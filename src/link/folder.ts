@@ -36,14 +36,24 @@ export function checkSocketPath(socketPath: string): void {
   );
 }
 
-/** Makes the parent (0700: nobody else on the host looks in) and the instance's folder (0755: its uid reads it through the mount). */
-export async function makeFolder(dir: string, instanceId: string): Promise<string> {
-  const folder = folderOf(dir, instanceId);
+/** Makes the parent of all folders, 0700: nobody else on the host looks in. */
+export async function makeParent(dir: string): Promise<void> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   await chmod(dir, 0o700);
-  await mkdir(folder, { recursive: true });
-  if (!(await lstat(folder)).isDirectory()) throw new AppError('conflict', `${folder} is not a folder`);
-  await chmod(folder, 0o755);
+}
+
+/** Makes the instance's folder, 0755: its uid reads it through the mount. There are hundreds at a start, so what is right already is left alone. */
+export async function makeFolder(dir: string, instanceId: string): Promise<string> {
+  const folder = folderOf(dir, instanceId);
+  await mkdir(folder).catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EEXIST') return;
+    if (error.code !== 'ENOENT') throw error;
+    await makeParent(dir);
+    await mkdir(folder, { recursive: true });
+  });
+  const found = await lstat(folder);
+  if (!found.isDirectory()) throw new AppError('conflict', `${folder} is not a folder`);
+  if ((found.mode & 0o777) !== 0o755) await chmod(folder, 0o755);
   return folder;
 }
 

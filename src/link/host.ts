@@ -7,6 +7,7 @@ import {
   folderOf,
   listFolders,
   makeFolder,
+  makeParent,
   removeFolder,
   removeStaleSockets,
   socketPathOf,
@@ -48,6 +49,7 @@ export class LinkHost {
   readonly #opening = new Map<string, Promise<unknown>>();
   readonly #waiters = new Map<string, Set<Waiter>>();
   readonly #byDeployment = new Map<string, LinkConnection[]>();
+  #parent: Promise<void> | undefined;
   #watch: NodeJS.Timeout | undefined;
   #lastBeatMs = 0;
   #isShutDown = false;
@@ -69,7 +71,7 @@ export class LinkHost {
   open(identity: LinkIdentity, tokenSha256Hex: string): Promise<LinkListener> {
     return this.#oneAtATime(identity.instanceId, async () => {
       if (this.#isShutDown) throw new AppError('unavailable', 'this process is stopping');
-      const dir = await makeFolder(this.#options.dir, identity.instanceId);
+      const dir = await this.#makeFolder(identity.instanceId);
       const existing = this.#listeners.get(identity.instanceId);
       if (existing && isUnowned(existing.identity, identity)) existing.assign(identity.userId);
       if (existing && isSame(existing.identity, identity)) {
@@ -90,7 +92,7 @@ export class LinkHost {
 
   /** Puts the token where the instance reads it, whole or not at all. */
   async writeToken(instanceId: string, token: string): Promise<void> {
-    await writeTokenFile(await makeFolder(this.#options.dir, instanceId), token);
+    await writeTokenFile(await this.#makeFolder(instanceId), token);
   }
 
   /** Stops listening for an instance and cuts all its connections. */
@@ -208,6 +210,17 @@ export class LinkHost {
     await listener.listen();
     this.#listeners.set(identity.instanceId, listener);
     this.#startWatch();
+  }
+
+  async #makeFolder(instanceId: string): Promise<string> {
+    const { dir } = this.#options;
+    // Whose it was before may have left it open to others.
+    this.#parent ??= makeParent(dir);
+    await this.#parent.catch((error: unknown) => {
+      this.#parent = undefined;
+      throw error;
+    });
+    return makeFolder(dir, instanceId);
   }
 
   #onUp(identity: LinkIdentity, link: LinkConnection): void {

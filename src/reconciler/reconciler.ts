@@ -44,6 +44,8 @@ type Known = Extract<Next, { goOnWith: unknown }>;
 
 /** More steps than any real path has: a plan that turns in circles is cut and backed off. */
 const STEPS_AT_MOST = 40;
+/** The runtime starts few at once; most of the others only look. */
+const CONCURRENCY = 16;
 /** How the reason begins where the engine or a gateway did not answer. */
 const UNAVAILABLE = 'engine or gateway unavailable';
 const BACKOFF = { firstMs: 500, maxMs: 60_000 };
@@ -105,14 +107,17 @@ export class Reconciler {
 
   /** Claims what is due, as far as there are hands, and begins to work on it. */
   async pass(): Promise<void> {
-    const free = (this.#options.concurrency ?? 8) - this.#busy.size;
+    const free = (this.#options.concurrency ?? CONCURRENCY) - this.#busy.size;
     if (free <= 0 || this.#stop.signal.aborted) return;
-    for (const lease of await this.#options.work.claim(free)) {
+    const { work } = this.#options;
+    const leases = await work.claim(free);
+    const found = await work.readAll(leases);
+    for (const lease of leases) {
       const { deploymentId } = lease;
       // Lost and won again, as after a long sleep of the machine: what this process still does under the old lease ends first.
-      const before = this.#busy.get(deploymentId) ?? Promise.resolve();
-      const done = before
-        .then(() => this.#workOn(lease))
+      const before = this.#busy.get(deploymentId);
+      const done = (before ?? Promise.resolve())
+        .then(() => this.#workOn(lease, before ? undefined : found.get(deploymentId)))
         .finally(() => {
           if (this.#busy.get(deploymentId) === done) this.#busy.delete(deploymentId);
           this.#passes.wake();
@@ -121,12 +126,12 @@ export class Reconciler {
     }
   }
 
-  async #workOn(lease: Lease): Promise<void> {
+  async #workOn(lease: Lease, found: Leased | undefined): Promise<void> {
     const { work, log } = this.#options;
     const beganMs = performance.now();
     const note = (outcome: 'done' | 'failed' | 'lost') => this.#noted.work({ outcome }, (performance.now() - beganMs) / 1000);
     try {
-      const leased = await work.read(lease);
+      const leased = found ?? (await work.read(lease));
       const end = await this.#toTheEnd(lease, leased);
       await work.release(lease, leased, end);
       note(end.failed ? 'failed' : 'done');

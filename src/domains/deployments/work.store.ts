@@ -62,9 +62,10 @@ export async function dropLeasesAcrossTenants(db: Db): Promise<void> {
 /** What is nobody's yet has the limits of this one. */
 export const POOL_TIER = 'free';
 
-/** The deployment with its live instance and its user's limits, if the lease still holds. */
-export async function readLeasedAcrossTenants(db: Db, lease: Lease) {
-  const deployment = await db
+/** The deployments with their live instances and their users' limits, by id: those whose lease still holds. All leases are one owner's. */
+export async function readLeasedAcrossTenants(db: Db, leases: readonly Lease[]) {
+  const [owner, ids, epochs] = columnsOf(leases);
+  const deployments = await db
     .selectFrom('deployments as d')
     .leftJoin('users as u', 'u.id', 'd.user_id')
     .innerJoin('tiers as t', (join) => join.on('t.name', '=', sql<string>`coalesce(u.tier, ${POOL_TIER})`))
@@ -73,26 +74,33 @@ export async function readLeasedAcrossTenants(db: Db, lease: Lease) {
     .select(msSince('d.disk_full_at').as('disk_full_ms_ago'))
     .select(sql<number | null>`(extract(epoch from (files_until - now())) * 1000)::float8`.as('files_ms_left'))
     .select(sql<number | null>`(extract(epoch from (roll_after - now())) * 1000)::float8`.as('roll_ms_left'))
-    .where('d.id', '=', lease.deploymentId)
-    .where('d.lease_owner', '=', lease.owner)
-    .where('d.lease_epoch', '=', lease.epoch)
-    .executeTakeFirst();
-  if (!deployment) return undefined;
+    .where('d.lease_owner', '=', owner)
+    .where(sql<boolean>`(d.id, d.lease_epoch) in (select * from unnest(${ids}::text[], ${epochs}::bigint[]))`)
+    .execute();
   const live = await db
     .selectFrom('instances')
     .selectAll()
     .select([msSince('started_at').as('started_ms_ago'), msSince('handing_at').as('handing_ms_ago')])
     .select(msSince(sql`coalesce(handed_at, started_at)`).as('handed_ms_ago'))
-    .where('deployment_id', '=', lease.deploymentId)
+    .where(sql<boolean>`deployment_id = any(${deployments.map((one) => one.id)}::text[])`)
     .where('ended_at', 'is', null)
     .execute();
-  const instance = live.find((one) => one.role === 'current');
-  const incoming = live.find((one) => one.role === 'incoming');
-  return { deployment, instance, current: instance, incoming, agents: incoming ? await readAgents(db, lease) : [] };
+  const found = deployments.map(async (deployment) => {
+    const own = live.filter((one) => one.deployment_id === deployment.id);
+    const instance = own.find((one) => one.role === 'current');
+    const incoming = own.find((one) => one.role === 'incoming');
+    const agents = incoming ? await readAgents(db, deployment.id) : [];
+    return [deployment.id, { deployment, instance, current: instance, incoming, agents }] as const;
+  });
+  return new Map(await Promise.all(found));
+}
+
+function columnsOf(leases: readonly Lease[]): [owner: string, ids: string[], epochs: string[]] {
+  return [leases[0]?.owner ?? '', leases.map((one) => one.deploymentId), leases.map((one) => one.epoch)];
 }
 
 /** The agents whose files are in the deployment, with the incoming instance that has taken them over. */
-async function readAgents(db: Db, { deploymentId }: Lease) {
+async function readAgents(db: Db, deploymentId: string) {
   return db
     .selectFrom('agents')
     .select(['id', 'name', 'served_by'])
@@ -159,25 +167,36 @@ export function leasedUpdateAcrossTenants(
     .returning('id');
 }
 
+/** How a pass ended: what it saw when it began, and after how long to look again (never, if undefined). */
+export interface PassEnd {
+  lease: Lease;
+  seen: { wish: string; desired: DeploymentDesire };
+  dueInMs: number | undefined;
+  failed: boolean;
+}
+
 /**
- * Gives the lease back. Due again after `dueInMs`, never if undefined, and at once if there was a reason to look since `seen`. After a failure
- * only a wish to be gone is such a reason: most of what is seen by then is the failure itself, and would end its pause as it begins.
+ * Gives leases of one owner back; answers which. Due again at once where there was a reason to look since what was seen. After a failure only a wish to
+ * be gone is such a reason: most of what is seen by then is the failure itself, and would end its pause as it begins. `skip`: those that somebody holds at
+ * this moment are left out.
  */
-export async function releaseAcrossTenants(
-  db: Db,
-  lease: Lease,
-  seen: { wish: string; desired: DeploymentDesire },
-  { dueInMs, failed }: { dueInMs: number | undefined; failed: boolean },
-): Promise<void> {
-  const due = dueInMs === undefined ? sql<Date | null>`null` : inSeconds(dueInMs / 1000);
-  const isNews = failed ? sql<boolean>`desired <> ${seen.desired}` : sql<boolean>`wish <> ${seen.wish}`;
-  await db
-    .updateTable('deployments')
-    .set({ lease_owner: null, lease_until: null, due_at: sql<Date | null>`case when ${isNews} then now() else ${due} end` })
-    .where('id', '=', lease.deploymentId)
-    .where('lease_owner', '=', lease.owner)
-    .where('lease_epoch', '=', lease.epoch)
-    .execute();
+export async function releaseAcrossTenants(db: Db, ends: readonly PassEnd[], held: 'skip' | 'wait'): Promise<Set<string>> {
+  const [owner, ids, epochs] = columnsOf(ends.map(({ lease }) => lease));
+  const wishes = ends.map(({ seen }) => seen.wish);
+  const desires = ends.map(({ seen }) => seen.desired);
+  const failures = ends.map(({ failed }) => failed);
+  const dueS = ends.map(({ dueInMs }) => (dueInMs === undefined ? null : dueInMs / 1000));
+  const { rows } = await sql<{ id: string }>`
+    update deployments d set lease_owner = null, lease_until = null, due_at = case
+      when case when ended.failed then d.desired <> ended.desired else d.wish <> ended.wish end then now()
+      else now() + make_interval(secs => ended.due_s) end
+    from unnest(${ids}::text[], ${epochs}::bigint[], ${wishes}::bigint[], ${desires}::text[], ${failures}::boolean[], ${dueS}::float8[])
+      as ended (id, epoch, wish, desired, failed, due_s)
+    where d.id = ended.id and d.lease_epoch = ended.epoch and d.lease_owner = ${owner}
+      and d.id in (select id from deployments where id = any(${ids}::text[]) order by id
+        for no key update ${held === 'skip' ? sql`skip locked` : sql``})
+    returning d.id`.execute(db);
+  return new Set(rows.map((row) => row.id));
 }
 
 /** Writes the deployment and adds its live instance: both, or neither where the lease no longer holds. Answers whether it did. */
@@ -299,17 +318,25 @@ export async function stayAwakeAcrossTenants(db: Db, lease: Lease, seconds: numb
   return row !== undefined;
 }
 
-/** Marks them due, except that what failed waits out its pause: an instance that dies at once would else be made anew at once, without end. */
-export async function lookAgainAcrossTenants(db: Db, deploymentIds: string[]): Promise<void> {
-  if (deploymentIds.length === 0) return;
-  await db
+/**
+ * Marks them due, except that what failed waits out its pause: an instance that dies at once would else be made anew at once, without end. Answers which;
+ * `skip`: those that somebody holds at this moment are left out.
+ */
+export async function lookAgainAcrossTenants(db: Db, deploymentIds: string[], held: 'skip' | 'wait' = 'wait'): Promise<string[]> {
+  if (deploymentIds.length === 0) return [];
+  const rows = await db
     .updateTable('deployments')
     .set({
       due_at: sql<Date>`case when state = 'failing' then coalesce(due_at, now()) else now() end`,
       wish: sql<string>`wish + 1`,
     })
-    .where('id', 'in', (eb) => inOrderAcrossTenants(eb).where('id', 'in', deploymentIds))
+    .where('id', 'in', (eb) => {
+      const inOrder = inOrderAcrossTenants(eb).where('id', 'in', deploymentIds);
+      return held === 'skip' ? inOrder.skipLocked() : inOrder;
+    })
+    .returning('id')
     .execute();
+  return rows.map((row) => row.id);
 }
 
 export async function readOwnerAcrossTenants(db: Db, instanceId: string): Promise<string | null | undefined> {

@@ -2,6 +2,7 @@ import type { Kysely } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import type { Bus } from '../../events/bus.js';
 import { appendEvent } from '../../events/outbox.js';
+import { Gathering } from '../../lib/gathering.js';
 import type { DeploymentState, NetworkPolicy, Stage, StageTiming } from './deployments.table.js';
 import { sayWoken } from './announcements.js';
 import * as store from './work.store.js';
@@ -9,7 +10,7 @@ import * as store from './work.store.js';
 export type { Lease } from './work.store.js';
 
 /** A leased deployment as it is now: the wish, the limits of its user's tier, and the instance that lives, if any. */
-export type Leased = NonNullable<Awaited<ReturnType<typeof store.readLeasedAcrossTenants>>>;
+export type Leased = Awaited<ReturnType<typeof store.readLeasedAcrossTenants>> extends Map<string, infer One> ? One : never;
 
 /** An instance that lives, as every Berth process must know it to serve its link. */
 export interface LiveInstance {
@@ -41,9 +42,8 @@ export class DeploymentWork {
   readonly #db: Kysely<Schema>;
   readonly #bus: Bus;
   readonly #processId: string;
-  /** Deployments that are to be marked, gathered while a statement that marks others is under way. */
-  #toMark = new Set<string>();
-  #marking: Promise<void> | undefined;
+  readonly #marks = new Gathering((ids: string[]) => this.lookAgain([...new Set(ids)]));
+  readonly #ends = new Gathering((ends: store.PassEnd[]) => store.releaseAcrossTenants(this.#db, ends, 'skip'));
 
   constructor({ db, bus, processId }: { db: Kysely<Schema>; bus: Bus; processId: string }) {
     this.#db = db;
@@ -69,9 +69,14 @@ export class DeploymentWork {
   }
 
   async read(lease: store.Lease): Promise<Leased> {
-    const leased = await store.readLeasedAcrossTenants(this.#db, lease);
+    const leased = (await this.readAll([lease])).get(lease.deploymentId);
     if (!leased) throw new LeaseLost(lease.deploymentId);
     return leased;
+  }
+
+  /** Those whose lease still holds, by id. */
+  async readAll(leases: readonly store.Lease[]): Promise<Map<string, Leased>> {
+    return leases.length === 0 ? new Map() : store.readLeasedAcrossTenants(this.#db, leases);
   }
 
   /** Records how far the deployment is; each stage on the way is an event, and so is what `event` names. */
@@ -152,9 +157,12 @@ export class DeploymentWork {
     });
   }
 
-  /** Gives the lease back: what the pass saw when it began, and when to look next. */
+  /** Gives the lease back, in one statement with others that end meanwhile: what the pass saw when it began, and when to look next. */
   async release(lease: store.Lease, seen: Leased, next: { dueInMs: number | undefined; failed: boolean }): Promise<void> {
-    await store.releaseAcrossTenants(this.#db, lease, seen.deployment, next);
+    const end = { lease, seen: seen.deployment, ...next };
+    const given = await this.#ends.add(end);
+    // Somebody holds the row, maybe for long: nobody else waits for that.
+    if (!given.has(lease.deploymentId)) await store.releaseAcrossTenants(this.#db, [end], 'wait');
   }
 
   async erase(lease: store.Lease): Promise<void> {
@@ -210,14 +218,20 @@ export class DeploymentWork {
 
   /** Something outside happened to these: they are looked at again, those that failed at the end of their pause. */
   async lookAgain(deploymentIds: string[]): Promise<void> {
-    await store.lookAgainAcrossTenants(this.#db, deploymentIds);
-    for (const id of deploymentIds) this.#bus.publish('deployment', id);
+    const marked = new Set(await store.lookAgainAcrossTenants(this.#db, deploymentIds, 'skip'));
+    for (const id of marked) this.#bus.publish('deployment', id);
+    const held = deploymentIds
+      .filter((id) => !marked.has(id))
+      .map(async (id) => {
+        await store.lookAgainAcrossTenants(this.#db, [id]);
+        this.#bus.publish('deployment', id);
+      });
+    await Promise.all(held);
   }
 
   /** The same, in one statement with what else is said meanwhile: after a restart every link comes up within a moment. */
   lookAgainSoon(deploymentId: string): Promise<void> {
-    this.#toMark.add(deploymentId);
-    return (this.#marking ??= this.#markAll().finally(() => (this.#marking = undefined)));
+    return this.#marks.add(deploymentId);
   }
 
   /** Writes, and with it the event that this is, where there is one and somebody whose it is. */
@@ -234,14 +248,6 @@ export class DeploymentWork {
       const said = { deployment_id: deploymentId, ...payload };
       await appendEvent(trx, userId, { type: event, actor: 'reconciler', requestId: null, payload: said });
     });
-  }
-
-  async #markAll(): Promise<void> {
-    while (this.#toMark.size > 0) {
-      const some = [...this.#toMark];
-      this.#toMark.clear();
-      await this.lookAgain(some);
-    }
   }
 
   async #write(db: Kysely<Schema>, lease: store.Lease, change: store.DeploymentChange): Promise<void> {
