@@ -19,6 +19,7 @@ import * as journal from './0017_journal.js';
 import * as logs from './0018_logs.js';
 import * as audit from './0019_audit.js';
 import * as endedInstances from './0021_ended_instances.js';
+import * as notifications from './0022_notifications.js';
 import * as eventHorizon from './0023_event_horizon.js';
 import * as beatMarks from './0024_beat_marks.js';
 
@@ -44,6 +45,7 @@ export const migrations: Record<string, Migration> = {
   '0018_logs': logs,
   '0019_audit': audit,
   '0021_ended_instances': endedInstances,
+  '0022_notifications': notifications,
   '0023_event_horizon': eventHorizon,
   '0024_beat_marks': beatMarks,
 };

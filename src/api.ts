@@ -33,6 +33,12 @@ import type { Heartbeats } from './domains/heartbeats/heartbeats.js';
 import { heartbeatsRoutes } from './domains/heartbeats/heartbeats.routes.js';
 import type { Logs } from './domains/logs/logs.js';
 import { logsRoutes } from './domains/logs/logs.routes.js';
+import type { Channels } from './domains/notifications/channels.js';
+import { channelsRoutes } from './domains/notifications/channels.routes.js';
+import type { Notifications } from './domains/notifications/notifications.js';
+import { notificationsRoutes } from './domains/notifications/notifications.routes.js';
+import type { Rules } from './domains/notifications/rules.js';
+import { rulesRoutes } from './domains/notifications/rules.routes.js';
 import type { Plugins } from './domains/plugins/plugins.js';
 import { pluginsRoutes } from './domains/plugins/plugins.routes.js';
 import type { SkillInstalls } from './domains/skills/installs.js';
@@ -74,6 +80,7 @@ import type { StreamOptions } from './http/sse.js';
 export interface ApiParts {
   agents: Agents;
   audit: Audit;
+  channels: Channels;
   chat: Chat;
   turns: Turns;
   conversations: Conversations;
@@ -92,11 +99,13 @@ export interface ApiParts {
   keys: ApiKeys;
   logs: Logs;
   metrics: HttpMetrics;
+  notifications: Notifications;
   plugins: Plugins;
   publicUrl: string | undefined;
   revisions: Revisions;
   rotation: VaultRotation;
   rollouts: Rollouts;
+  rules: Rules;
   secrets: Secrets;
   /** Of every stream, where it is not to be as usual. */
   stream?: StreamOptions | undefined;
@@ -131,6 +140,9 @@ export function createApi(parts: ApiParts): Router {
   app.route(BASE, eventsRoutes(parts.events, parts.stream));
   app.route(BASE, socketRoutes({ events: parts.events }));
   app.route(BASE, webhooksRoutes(parts.webhooks, parts.deliveries));
+  app.route(BASE, rulesRoutes(parts.rules));
+  app.route(BASE, channelsRoutes(parts.channels));
+  app.route(BASE, notificationsRoutes(parts.notifications));
   app.route(BASE, explainRoutes(parts.explain));
   app.route(BASE, filesRoutes(files));
   app.route(BASE, chatRoutes({ chat, turns: parts.turns, stream: parts.stream }));

@@ -1,3 +1,4 @@
+import { createNotifications } from './app-notifications.js';
 import type { AppOptions } from './app-options.js';
 import type { ApiKeys } from './domains/api-keys/api-keys.js';
 import { pruneEventsJob } from './domains/events/events.jobs.js';
@@ -18,7 +19,7 @@ export interface EventTimes {
   outbound?: OutboundOptions['limits'];
 }
 
-/** What tells the outside of events: lists, streams and WebSockets, and webhooks. */
+/** What tells the outside of events: lists, streams and WebSockets, webhooks, and notifications. */
 export function createEvents(options: AppOptions, keys: ApiKeys) {
   const { config, vault, log, processId } = options;
   const { db, bus } = options.database;
@@ -29,15 +30,17 @@ export function createEvents(options: AppOptions, keys: ApiKeys) {
   const sender = new Sender({ vault, poster });
   const dispatch = new WebhookDispatch({ db, bus, log, processId, sender, ...options.webhooks });
   const deliveries = new DeliveryLog({ db, webhooks, sender, hint: (userId) => dispatch.hint(userId) });
+  const notifying = createNotifications(options, poster);
   return {
-    routes: { events, webhooks, deliveries },
-    erasers: [events, webhooks],
-    jobs: [pruneEventsJob(events), pruneDeliveriesJob(webhooks)],
+    routes: { events, webhooks, deliveries, ...notifying.routes },
+    erasers: [events, webhooks, ...notifying.erasers],
+    jobs: [pruneEventsJob(events), pruneDeliveriesJob(webhooks), ...notifying.jobs],
     start() {
       events.start();
       dispatch.start();
+      notifying.start();
     },
     endStreams: () => events.close(),
-    stop: () => Promise.all([events.stop(), dispatch.stop()]),
+    stop: () => Promise.all([events.stop(), dispatch.stop(), notifying.stop()]),
   };
 }

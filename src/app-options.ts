@@ -1,4 +1,5 @@
 import type { EventTimes } from './app-events.js';
+import type { NotificationTimes } from './app-notifications.js';
 import type { Config, Secrets } from './config.js';
 import type { Database } from './db/open.js';
 import type { ClawHubOptions } from './clawhub/clawhub.js';
@@ -17,9 +18,9 @@ import type { KeyFiles } from './vault/key-files.js';
 import type { Vault } from './vault/vault.js';
 
 /** What the system is built from: the opened outside things, and what tests set otherwise than usual. */
-export interface AppOptions extends EventTimes {
+export interface AppOptions extends EventTimes, NotificationTimes {
   config: Config;
-  secrets: Pick<Secrets, 'openaiApiKey' | 'anthropicApiKey'>;
+  secrets: Pick<Secrets, 'openaiApiKey' | 'anthropicApiKey'> & Partial<Pick<Secrets, 'smtpUrl'>>;
   adminKey: string;
   database: Database;
   vault: Vault;

@@ -38,7 +38,11 @@ export interface Config {
   clawhubAllow: ('suspicious' | 'pending' | 'error')[];
   /** Events are forgotten after so many days. */
   eventsRetentionDays: number;
-  /** Hosts that webhooks may be on although they are private: `host` or `host:port`. */
+  /** Notifications are forgotten after so many days. */
+  notificationsRetentionDays: number;
+  /** Whom mails are from; unset where no mail server is set up. */
+  smtpFrom: string | undefined;
+  /** Hosts that webhooks and channels of notifications may be on although they are private: `host` or `host:port`. */
   webhookAllowPrivate: string[];
   /** How many instances are kept ready for agents that come. */
   poolSize: number;
@@ -73,6 +77,8 @@ export interface Secrets {
   masterKeyPrevious: string | undefined;
   openaiApiKey: string | undefined;
   anthropicApiKey: string | undefined;
+  /** The mail server, with its password. */
+  smtpUrl: string | undefined;
 }
 
 /** The environment as it is not: every mistake at once, by variable. Never carries a value. */
@@ -121,6 +127,13 @@ const hosts = list.refine(
   (entries) => entries.every((entry) => /^[a-z0-9._-]+(:\d{1,5})?$|^[0-9a-f:]+$/i.test(entry)),
   'must be hosts separated by commas, such as hooks.internal, 10.0.0.5 or localhost:9000',
 );
+/** One plain address, with a name before it or not. */
+const sender = z
+  .string()
+  .regex(
+    /^(?:[^<>"\p{C}]{0,100}<[^\s<>@,;"]+@[^\s<>@,;"]+>|[^\s<>@,;"]+@[^\s<>@,;"]+)$/u,
+    'must be an address, such as Berth <berth@example.com>',
+  );
 const RISKS = ['suspicious', 'pending', 'error'] as const;
 const risks = list
   .refine(
@@ -178,6 +191,8 @@ export const Environment = z.object({
   CLAWHUB_URL: url(['http:', 'https:']).default('https://clawhub.ai'),
   CLAWHUB_ALLOW: risks.default([]),
   EVENTS_RETENTION_DAYS: integer(1, 3_650).default(30),
+  NOTIFICATIONS_RETENTION_DAYS: integer(1, 3_650).default(90),
+  SMTP_FROM: sender.optional(),
   WEBHOOK_ALLOW_PRIVATE: hosts.default([]),
   POOL_SIZE: integer(0, 1_000).default(2),
   HOST_MEMORY_MIB: integer(64, 100_000_000).optional(),
@@ -198,6 +213,7 @@ export const Environment = z.object({
   MASTER_KEY_PREVIOUS: masterKey.optional(),
   OPENAI_API_KEY: z.string().optional(),
   ANTHROPIC_API_KEY: z.string().optional(),
+  SMTP_URL: url(['smtp:', 'smtps:']).optional(),
 });
 
 /** Reads the environment. An empty variable counts as unset. Throws `ConfigError` naming every mistake. */
@@ -236,6 +252,8 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       clawhubUrl: e.CLAWHUB_URL.replace(/\/+$/, ''),
       clawhubAllow: e.CLAWHUB_ALLOW,
       eventsRetentionDays: e.EVENTS_RETENTION_DAYS,
+      notificationsRetentionDays: e.NOTIFICATIONS_RETENTION_DAYS,
+      smtpFrom: e.SMTP_FROM,
       webhookAllowPrivate: e.WEBHOOK_ALLOW_PRIVATE,
       poolSize: e.POOL_SIZE,
       hostMemoryMib: e.HOST_MEMORY_MIB,
@@ -251,14 +269,19 @@ export function readConfig(env: Record<string, string | undefined>): { config: C
       orphanGraceMs: e.ORPHAN_GRACE_MS,
       undeleteHours: e.UNDELETE_HOURS,
     },
-    secrets: {
-      databaseUrl: e.DATABASE_URL,
-      adminApiKey: e.ADMIN_API_KEY,
-      masterKey: e.MASTER_KEY,
-      masterKeyPrevious: e.MASTER_KEY_PREVIOUS,
-      openaiApiKey: e.OPENAI_API_KEY,
-      anthropicApiKey: e.ANTHROPIC_API_KEY,
-    },
+    secrets: secretsOf(e),
+  };
+}
+
+function secretsOf(e: z.infer<typeof Environment>): Secrets {
+  return {
+    databaseUrl: e.DATABASE_URL,
+    adminApiKey: e.ADMIN_API_KEY,
+    masterKey: e.MASTER_KEY,
+    masterKeyPrevious: e.MASTER_KEY_PREVIOUS,
+    openaiApiKey: e.OPENAI_API_KEY,
+    anthropicApiKey: e.ANTHROPIC_API_KEY,
+    smtpUrl: e.SMTP_URL,
   };
 }
 
@@ -276,6 +299,7 @@ function checkTogether(e: Partial<Record<string, string>>): string[] {
   if (e['MASTER_KEY_PREVIOUS'] !== undefined && e['MASTER_KEY'] === undefined) {
     problems.push('MASTER_KEY_PREVIOUS needs MASTER_KEY');
   }
+  if (e['SMTP_URL'] !== undefined && e['SMTP_FROM'] === undefined) problems.push('SMTP_URL needs SMTP_FROM');
   // The process runtime uses no engine, and a shell may well have a DOCKER_HOST for other purposes.
   if (e['RUNTIME'] !== 'process' && e['DOCKER_HOST'] !== undefined && !isEngine(e['DOCKER_HOST'])) {
     problems.push('DOCKER_HOST must be unix:///path or tcp://host:port (no TLS, no named pipe)');

@@ -15,6 +15,15 @@ import type { HeartbeatRunsTable, HeartbeatsTable } from '../domains/heartbeats/
 import type { IdempotencyKeysTable } from '../domains/idempotency/idempotency.table.js';
 import type { InstallationTable, ProcessesTable } from '../domains/installation/installation.table.js';
 import type { LogSegmentsTable, LogStreamsTable } from '../domains/logs/logs.table.js';
+import type {
+  NotificationChannelsTable,
+  NotificationDeliveriesTable,
+  NotificationMailsTable,
+  NotificationReadersTable,
+  NotificationRuleChannelsTable,
+  NotificationRulesTable,
+  NotificationsTable,
+} from '../domains/notifications/notifications.table.js';
 import type { AgentPluginsTable, PluginsTable } from '../domains/plugins/plugins.table.js';
 import type { AgentSkillsTable, SkillPackagesTable, SkillsTable, SkillVersionsTable } from '../domains/skills/skills.table.js';
 import type {
@@ -62,6 +71,13 @@ export interface Schema {
   instances: InstancesTable;
   log_segments: LogSegmentsTable;
   log_streams: LogStreamsTable;
+  notification_channels: NotificationChannelsTable;
+  notification_deliveries: NotificationDeliveriesTable;
+  notification_mails: NotificationMailsTable;
+  notification_readers: NotificationReadersTable;
+  notification_rule_channels: NotificationRuleChannelsTable;
+  notification_rules: NotificationRulesTable;
+  notifications: NotificationsTable;
   plugins: PluginsTable;
   processes: ProcessesTable;
   skill_packages: SkillPackagesTable;

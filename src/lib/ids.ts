@@ -27,6 +27,10 @@ export const ID_PREFIXES = [
   'whd',
   'aud',
   'rev',
+  'nch',
+  'nrl',
+  'ntf',
+  'ntd',
 ] as const;
 export type IdPrefix = (typeof ID_PREFIXES)[number];
 

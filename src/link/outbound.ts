@@ -50,13 +50,19 @@ export class Outbound {
     if (!['http:', 'https:'].includes(url.protocol)) return 'must begin with https:// or http://';
     if (url.username !== '' || url.password !== '') return 'must not contain a user or a password';
     if (url.hash !== '') return 'must not contain a fragment';
-    if (this.#isAllowed(url)) return undefined;
+    if (this.isAllowed(url)) return undefined;
     const host = hostOf(url);
     if (normalHost(host) === undefined) return 'must have a host that can be looked up';
     const kind = isIP(host) === 0 ? undefined : addressRefusal(host, this.#deny);
     if (kind !== undefined) return `must not be ${kind}`;
     const port = portOf(url);
     return port === 80 || port === 443 || port >= 1_024 ? undefined : 'must have port 80, 443, or one from 1024 on';
+  }
+
+  /** Whether the operator lets that host be anywhere. */
+  isAllowed(url: URL): boolean {
+    const host = hostOf(url);
+    return this.#allow.has(host) || this.#allow.has(`${host}:${portOf(url)}`);
   }
 
   /** Throws what went wrong on the way there; an answer is an answer, whatever its status. */
@@ -89,13 +95,8 @@ export class Outbound {
 
   async #dial(url: URL, signal: AbortSignal): Promise<Socket> {
     const [host, port, timeoutMs] = [hostOf(url), portOf(url), this.#limits.connectMs];
-    if (this.#isAllowed(url)) return dialAnywhere(host, port, timeoutMs);
+    if (this.isAllowed(url)) return dialAnywhere(host, port, timeoutMs);
     return dialChecked(await resolveChecked(host, { timeoutMs, deny: this.#deny }), port, { timeoutMs, signal });
-  }
-
-  #isAllowed(url: URL): boolean {
-    const host = hostOf(url);
-    return this.#allow.has(host) || this.#allow.has(`${host}:${portOf(url)}`);
   }
 }
 

@@ -212,7 +212,7 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
   const database = await databaseFor(options);
   // The path of a socket below it has 108 bytes at most.
   const dataDir = beside?.dataDir ?? (await mkdtemp(join(tmpdir(), 'bt-')));
-  const { config } = readConfig({
+  const { config, secrets } = readConfig({
     DATA_DIR: dataDir,
     READY_TIMEOUT_MS: '30000',
     POOL_SIZE: '0',
@@ -241,7 +241,7 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
   const processId = `p${randomBytes(4).toString('hex')}`;
   const app = createApp({
     config,
-    secrets: { openaiApiKey: undefined, anthropicApiKey: undefined },
+    secrets: { openaiApiKey: undefined, anthropicApiKey: undefined, smtpUrl: secrets.smtpUrl },
     adminKey,
     database,
     vault,
