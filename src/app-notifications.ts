@@ -30,11 +30,11 @@ export function createNotifications(options: AppOptions, poster: Outbound) {
   const sender = new Sender({ vault, poster, signing, mailer });
   const confirmation = new Confirmation({ db, vault, mailer });
   const channels = new Channels({ db, vault, poster, signing, sender, confirmation });
-  const dispatch = new NotificationDispatch({ db, bus, log, processId, matching: new Matching({ db }), sender, ...times });
+  const dispatch = new NotificationDispatch({ db, bus, log, processId, matching: new Matching({ db, log }), sender, ...times });
   return {
     routes: { notifications, rules: new Rules({ db }), channels },
     erasers: [notifications],
-    jobs: [checkRulesJob(new Checks({ db, againS }), checkEveryMs), pruneNotificationsJob(notifications)],
+    jobs: [checkRulesJob(new Checks({ db, log, againS }), checkEveryMs), pruneNotificationsJob(notifications)],
     start: () => dispatch.start(),
     stop: () => dispatch.stop(),
   };

@@ -138,14 +138,14 @@ describe.each(databaseKinds)('notifications on %s', (kind) => {
       app: {
         notifications: {
           retriesS: [0, 0, 0.1],
-          everyMs: 200,
+          everyMs: 500,
           disableAfterS: 0,
           clock: { now: () => nowMs },
           quietLookAtMostS: 0.1,
-          againS: 0.1,
-          checkEveryMs: 50,
+          againS: 0.5,
+          checkEveryMs: 200,
         },
-        outbound: { totalMs: 2_000 },
+        outbound: { totalMs: 5_000 },
       },
     });
   });
@@ -436,6 +436,24 @@ describe.each(databaseKinds)('notifications on %s', (kind) => {
       await spend(user, 1_000);
       await until(async () => (await inbox(user)).some(({ kind, count }) => kind === 'firing' && count === 2), 'it to be added');
       expect(target.received).toHaveLength(3);
+    });
+
+    test('a rule that cannot be measured holds up no other', async () => {
+      const user = await app.user();
+      const broken = await make(user, 'rules', { kind: 'spend', at_least: 1, window_s: 60 });
+      const condition = JSON.stringify({ unit: 'tokens', at_least: 1, window_s: 1e300 });
+      await db().updateTable('notification_rules').set({ condition }).where('id', '=', broken.id).execute();
+      const due = new Date(0);
+      await db().updateTable('notification_rules').set({ next_check_at: due }).where('id', '=', broken.id).execute();
+      const rule = await make(user, 'rules', { kind: 'spend', at_least: 1, window_s: 60 });
+      await spend(user, 7);
+      await until(async () => (await state(user, rule)).state === 'firing', 'the other to fire');
+      const { next_check_at: next } = await db()
+        .selectFrom('notification_rules')
+        .select('next_check_at')
+        .where('id', '=', broken.id)
+        .executeTakeFirstOrThrow();
+      expect(next!.getTime()).toBeGreaterThan(Date.now() + 30_000);
     });
 
     test('spend of one agent is not that of another', async () => {

@@ -113,7 +113,8 @@ export class Channels {
       };
       const after = await store.updateChannel(trx, userId, id, set, version);
       if (!after) throw new AppError('precondition_failed', 'the channel has changed since that version');
-      if (!after.enabled && before.enabled) await failPending(trx, userId, id);
+      if (!after.enabled && before.enabled) await failPending(trx, userId, id, 'the channel was disabled');
+      if (isMailed) await failPending(trx, userId, id, 'the address was changed');
       const mailed = isMailed ? { to: target, code: await confirmation.makeCode(trx, user, id, target) } : undefined;
       await say(trx, userId, 'updated', id, change, Object.keys(wish));
       return { row: after, mail: mailed };

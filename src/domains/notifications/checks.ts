@@ -1,5 +1,7 @@
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
+import { messageOf as errorText } from '../../lib/errors.js';
+import type { Log } from '../../lib/log.js';
 import * as measures from './measures.store.js';
 import { record } from './recorder.js';
 import * as store from './rules.store.js';
@@ -8,32 +10,51 @@ import { measuredHappening } from './wording.js';
 
 export interface ChecksOptions {
   db: Kysely<Schema>;
+  log: Log;
   /** How soon a rule is measured again, where that is not to be by its window. */
   againS?: number | undefined;
 }
 
 /** Rules in one run; the rest comes in the next. */
-const AT_MOST = 500;
+const AT_MOST = 5_000;
+/** How long one that cannot be measured is left alone. */
+const PUT_OFF_S = 60;
 
 /** Measures what rules watch, each when it is due and by one process: what it says is written in the transaction that holds the rule. */
 export class Checks {
   readonly #db: Kysely<Schema>;
+  readonly #log: Log;
   readonly #againS: number | undefined;
 
-  constructor({ db, againS }: ChecksOptions) {
+  constructor({ db, log, againS }: ChecksOptions) {
     this.#db = db;
+    this.#log = log;
     this.#againS = againS;
   }
 
   async run(signal: AbortSignal): Promise<void> {
     for (let done = 0; done < AT_MOST && !signal.aborted; done++) {
-      if (!(await this.#db.transaction().execute((trx) => this.#checkNext(trx)))) return;
+      if (!(await this.#checkOne())) return;
     }
   }
 
-  async #checkNext(trx: Transaction<Schema>): Promise<boolean> {
+  /** Answers whether there was one to check. What goes wrong with it holds up no other. */
+  async #checkOne(): Promise<boolean> {
+    let taken: store.RuleRow | undefined;
+    try {
+      return await this.#db.transaction().execute((trx) => this.#checkNext(trx, (rule) => (taken = rule)));
+    } catch (error) {
+      if (!taken) throw error;
+      this.#log.error({ rule: taken.id, err: error }, `a rule cannot be checked: ${errorText(error)}`);
+      await store.putOff(this.#db, taken.user_id, taken.id, PUT_OFF_S);
+      return true;
+    }
+  }
+
+  async #checkNext(trx: Transaction<Schema>, take: (rule: store.RuleRow) => void): Promise<boolean> {
     const rule = await store.takeDueRuleAcrossTenants(trx);
     if (!rule) return false;
+    take(rule);
     const measure = await measured(trx, rule);
     const { state, say } = findingOf(rule, measure, rule.said_s);
     await store.noteFinding(trx, rule.user_id, rule.id, {

@@ -25,20 +25,24 @@ export interface ClaimOptions {
 
 /** The channels that notifications of a rule go out by now, each with how many went out by it within the hour. */
 export async function channelsOfRule(db: Db, userId: string, ruleId: string): Promise<{ id: string; recent: number }[]> {
-  return db
-    .selectFrom('notification_rule_channels as r')
-    .innerJoin('notification_channels as c', 'c.id', 'r.channel_id')
-    .select([
-      'c.id',
-      sql<number>`(select count(*) from notification_deliveries d
+  return (
+    db
+      .selectFrom('notification_rule_channels as r')
+      .innerJoin('notification_channels as c', 'c.id', 'r.channel_id')
+      .select([
+        'c.id',
+        sql<number>`(select count(*) from notification_deliveries d
         where d.channel_id = c.id and d.created_at > now() - interval '1 hour')::int`.as('recent'),
-    ])
-    .where('r.user_id', '=', userId)
-    .where('r.rule_id', '=', ruleId)
-    .where('c.enabled', '=', true)
-    .where('c.confirmed_at', 'is not', null)
-    .orderBy('c.id')
-    .execute();
+      ])
+      .where('r.user_id', '=', userId)
+      .where('r.rule_id', '=', ruleId)
+      .where('c.enabled', '=', true)
+      .where('c.confirmed_at', 'is not', null)
+      .orderBy('c.id')
+      // One that is being deleted is waited for, and not found then.
+      .forKeyShare('c')
+      .execute()
+  );
 }
 
 /** `error`: it will not be sent, for that reason. */
@@ -173,15 +177,15 @@ export async function settleDelivery(
     .execute();
 }
 
-/** Gives up on what is open, as when its channel is disabled. */
-export async function failPending(db: Db, userId: string, channelId: string): Promise<void> {
+/** Gives up on what is open, for that reason. */
+export async function failPending(db: Db, userId: string, channelId: string, reason: string): Promise<void> {
   await db
     .updateTable('notification_deliveries')
     .set({
       status: 'failed',
       next_at: null,
       ended_at: sql<Date>`now()`,
-      error: sql<string>`coalesce(error, 'the channel is disabled')`,
+      error: sql<string>`coalesce(error, ${reason})`,
     })
     .where('user_id', '=', userId)
     .where('channel_id', '=', channelId)

@@ -187,7 +187,7 @@ export class NotificationDispatch {
       const reason = reasonToDisable(outcome, verdict.status === 'failed' && isDead);
       if (reason === undefined) return;
       await store.disable(trx, userId, id, reason);
-      await store.failPending(trx, userId, id);
+      await store.failPending(trx, userId, id, 'the channel was disabled');
       await record(trx, userId, [disabledNotice(channel, reason)]);
       const payload = { channel_id: id, reason };
       await appendEvent(trx, userId, { type: 'notification.channel_disabled', actor: 'notifications', requestId: null, payload });

@@ -1,6 +1,8 @@
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import { readEvents, type StoredEvent } from '../../events/outbox.js';
+import { messageOf as errorText } from '../../lib/errors.js';
+import type { Log } from '../../lib/log.js';
 import { isAbout } from './condition.js';
 import { type Happening, record } from './recorder.js';
 import * as store from './rules.store.js';
@@ -15,15 +17,30 @@ const PAGE = 200;
  */
 export class Matching {
   readonly #db: Kysely<Schema>;
+  readonly #log: Log;
 
-  constructor({ db }: { db: Kysely<Schema> }) {
+  constructor({ db, log }: { db: Kysely<Schema>; log: Log }) {
     this.#db = db;
+    this.#log = log;
   }
 
   /** Reads on for those users of whom something is new; `undefined`: for all. */
   async run(of: string[] | undefined, signal: AbortSignal): Promise<void> {
-    for (const userId of await store.unreadAcrossTenants(this.#db, of, USERS_AT_ONCE)) {
+    let after = '';
+    for (;;) {
+      const users = await store.unreadAcrossTenants(this.#db, { of, after, atMost: USERS_AT_ONCE });
+      for (const userId of users) if (!signal.aborted) await this.#readAll(userId, signal);
+      after = users.at(-1) ?? '';
+      if (users.length < USERS_AT_ONCE || signal.aborted) return;
+    }
+  }
+
+  /** What goes wrong with one user holds up no other, and is tried again at the next look. */
+  async #readAll(userId: string, signal: AbortSignal): Promise<void> {
+    try {
       while (!signal.aborted && (await this.#readOn(userId)));
+    } catch (error) {
+      this.#log.error({ user: userId, err: error }, `rules cannot be held against events: ${errorText(error)}`);
     }
   }
 

@@ -9,6 +9,9 @@ export interface Span {
   windowS: number;
 }
 
+/** Turns and heartbeats of an agent that are looked at for a sign of it: where all of these failed, what was before is too long ago. */
+const LOOKED_AT = 200;
+
 const since = (windowS: number) => sql<Date>`now() - make_interval(secs => ${windowS})`;
 
 /** Tokens of the model calls that began in that time. */
@@ -62,8 +65,10 @@ export async function secondsSilent(db: Db, userId: string, agentId: string, fro
     .selectFrom('agents as a')
     .select(
       sql<number>`extract(epoch from now() - greatest(a.created_at, ${from}::timestamptz,
-        (select t.created_at from turns t where t.agent_id = a.id and t.status = 'finished' order by t.created_at desc limit 1),
-        (select r.ended_at from heartbeat_runs r where r.agent_id = a.id and r.status in ('quiet', 'replied') order by r.id desc limit 1)
+        (select max(ended_at) from (select * from turns t where t.agent_id = a.id order by t.created_at desc limit ${LOOKED_AT}) last
+          where status = 'finished'),
+        (select max(ended_at) from (select * from heartbeat_runs r where r.agent_id = a.id order by r.id desc limit ${LOOKED_AT}) last
+          where status in ('quiet', 'replied'))
       ))::float8`.as('seconds'),
     )
     .where('a.user_id', '=', userId)

@@ -141,14 +141,17 @@ export async function setStart(db: Db, userId: string, ruleId: string, seq: numb
  * Users of whom there are events that their rules were not held against: of those, or of all. Looked for without taking anything: whoever comes
  * to work on one takes it then.
  */
-export async function unreadAcrossTenants(db: Db, of: string[] | undefined, atMost: number): Promise<string[]> {
+export async function unreadAcrossTenants(
+  db: Db,
+  { of, after, atMost }: { of: string[] | undefined; after: string; atMost: number },
+): Promise<string[]> {
   const { rows } = await sql<{ user_id: string }>`
     select r.user_id from notification_readers r
     join event_counters c on c.user_id = r.user_id and c.last_seq > r.position
     join users u on u.id = r.user_id and u.deleting_at is null
-    where ${of === undefined ? sql`true` : sql`r.user_id = any(${of}::text[])`}
+    where r.user_id > ${after} and ${of === undefined ? sql`true` : sql`r.user_id = any(${of}::text[])`}
       and exists (select 1 from notification_rules n where n.user_id = r.user_id and n.kind = 'event' and n.enabled)
-    limit ${atMost}`.execute(db);
+    order by r.user_id limit ${atMost}`.execute(db);
   return rows.map((row) => row.user_id);
 }
 
@@ -195,6 +198,16 @@ export async function takeDueRuleAcrossTenants(db: Db): Promise<(RuleRow & { sai
     .forNoKeyUpdate()
     .skipLocked()
     .executeTakeFirst();
+}
+
+/** Has a rule that could not be measured wait, so that it holds up no other. */
+export async function putOff(db: Db, userId: string, id: string, seconds: number): Promise<void> {
+  await db
+    .updateTable('notification_rules')
+    .set({ next_check_at: sql<Date>`now() + make_interval(secs => ${seconds})` })
+    .where('user_id', '=', userId)
+    .where('id', '=', id)
+    .execute();
 }
 
 /** Writes down what was found, and when it is looked at again. */
