@@ -104,7 +104,7 @@ describe.each(databaseKinds)('a channel of e-mail on %s', (kind) => {
     app = await startApp({
       database: kind,
       env: { SMTP_URL: server.url, SMTP_FROM: 'berth@example.com' },
-      app: { notifications: { retriesS: [0, 0.1], everyMs: 200, mailMs: 1_000 } },
+      app: { notifications: { retriesS: [0, 0.1], everyMs: 200, mailMs: 5_000 } },
     });
   });
   afterAll(async () => {
