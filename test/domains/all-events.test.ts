@@ -31,6 +31,9 @@ afterAll(async () => {
 const db = () => here.database.db;
 const all = async (query: string, key = here.adminKey, headers?: Record<string, string>) =>
   here.get(`/api/v1/events?${query}`, key, headers);
+/** Other tests' databases are of the same server, whose transactions an event may have to wait for. */
+const listed = (query: string, count: number) =>
+  until(async () => (await all(query)).json.data.length === count, `${count} events of ${query}`);
 const stream = (app: TestApp, query = '', headers: Record<string, string> = {}, key = app.adminKey) =>
   EventReader.open(`${app.url}/api/v1/events?stream=true&type=test.*${query}`, { method: 'GET', key, headers });
 const numbers = (reader: EventReader): number[] =>
@@ -42,6 +45,7 @@ describe('the list of all events', () => {
     const agent = await here.agent(two, 'ada');
     const about = { agent_id: agent.id };
     for (let n = 0; n < 4; n++) await happen(db(), n % 2 === 0 ? one.id : two.id, 'test.listed', n === 3 ? about : {});
+    await listed('type=test.listed', 4);
     const seen: { user_id: string; seq: number; id: string }[] = [];
     let path: string | undefined = 'type=test.listed&limit=3';
     while (path !== undefined) {
@@ -104,6 +108,7 @@ describe('the list of all events', () => {
         trx,
       );
     });
+    await listed(`type=test.waits&cursor=${start}`, 2);
     expect(await told()).toEqual([early.id, late.id]);
     await reader.until(() => numbers(reader).length === 2, 'both');
     expect(numbers(reader)).toEqual([1, 2]);
@@ -155,6 +160,7 @@ describe('the stream of all events', () => {
   test('says that something is missing where a cursor is too old, and where it is ahead of all', async () => {
     const user = await here.user();
     for (let n = 0; n < 4; n++) await happen(db(), user.id, 'test.aged', { n });
+    await listed('type=test.aged', 4);
     const { data } = (await all('type=test.aged')).json;
     await sql`update events set at = now() - interval '40 days' where user_id = ${user.id} and type = 'test.aged' and payload->>'n' in ('1', '2')`.execute(
       db(),
