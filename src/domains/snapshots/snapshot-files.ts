@@ -35,8 +35,8 @@ export class SnapshotFiles {
   }
 
   /**
-   * Writes a file that is not there yet, and clears away what a dead process left of it. `insufficient_storage` where the disk is full; nothing stays
-   * of one that is not finished.
+   * Writes a file that is not there yet, and clears away what a dead process left half-written of it, but no file that is in its place: its row may say
+   * by now that it is ready. `insufficient_storage` where the disk is full; nothing stays of one that is not finished.
    */
   async write(userId: string, id: string, source: AsyncIterable<Uint8Array>): Promise<NewFile> {
     const folder = join(this.#dir, userId);
@@ -44,7 +44,7 @@ export class SnapshotFiles {
     const discard = () => rm(path, { force: true });
     try {
       await mkdir(folder, { recursive: true, mode: 0o700 });
-      await this.remove(userId, id);
+      await this.#removeThose(userId, id, (name) => name.endsWith('.part'));
       const file = await open(path, 'wx', 0o600);
       let bytes = 0;
       try {
@@ -86,8 +86,7 @@ export class SnapshotFiles {
 
   /** Also what is being written of it. */
   async remove(userId: string, id: string): Promise<void> {
-    const folder = join(this.#dir, userId);
-    for (const name of await entries(folder)) if (NAME.exec(name)?.[1] === id) await rm(join(folder, name), { force: true });
+    await this.#removeThose(userId, id, () => true);
   }
 
   /** All that a user has, also what is being written. */
@@ -108,6 +107,12 @@ export class SnapshotFiles {
         if ((isPart || !kept.has(id)) && (await ageMs(join(folder, name))) > idleMs)
           await rm(join(folder, name), { force: true });
     }
+  }
+
+  async #removeThose(userId: string, id: string, isWanted: (name: string) => boolean): Promise<void> {
+    const folder = join(this.#dir, userId);
+    for (const name of await entries(folder))
+      if (NAME.exec(name)?.[1] === id && isWanted(name)) await rm(join(folder, name), { force: true });
   }
 
   #path(userId: string, id: string): string {

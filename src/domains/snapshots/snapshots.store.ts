@@ -150,13 +150,20 @@ export async function finishSnapshot(
   return row !== undefined;
 }
 
-export async function failSnapshot(db: Db, userId: string, id: string, reason: string): Promise<boolean> {
+/** One that was that far has failed; answers whether it was. */
+export async function failSnapshot(
+  db: Db,
+  userId: string,
+  id: string,
+  was: 'pending' | 'ready',
+  reason: string,
+): Promise<boolean> {
   const row = await db
     .updateTable('snapshots')
     .set({ state: 'failed', reason, held_until: null, bytes: 0 })
     .where('user_id', '=', userId)
     .where('id', '=', id)
-    .where('state', '<>', 'failed')
+    .where('state', '=', was)
     .returning('id')
     .executeTakeFirst();
   return row !== undefined;

@@ -258,7 +258,7 @@ export class Snapshots implements Farewell {
     for (let after = ''; ;) {
       const rows = await store.readyAcrossTenants(this.#db, after, LOOKED_AT_ONCE);
       for (const { id, user_id: userId } of rows)
-        if (!(await this.#files.has(userId, id))) await store.failSnapshot(this.#db, userId, id, 'its file is lost');
+        if (!(await this.#files.has(userId, id))) await store.failSnapshot(this.#db, userId, id, 'ready', 'its file is lost');
       const last = rows.at(-1);
       if (!last || rows.length < LOOKED_AT_ONCE) return;
       after = last.id;

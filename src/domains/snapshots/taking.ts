@@ -149,7 +149,7 @@ export class Taking {
     const { db, agents } = this.#options;
     const isNews = await db.transaction().execute(async (trx) => {
       await agents.lock(trx, row.user_id);
-      if (!(await store.failSnapshot(trx, row.user_id, row.id, reason))) return false;
+      if (!(await store.failSnapshot(trx, row.user_id, row.id, 'pending', reason))) return false;
       await this.#settle(trx, row, 'snapshot.failed', { reason });
       return true;
     });
