@@ -18,6 +18,8 @@ export interface UserTruth {
   /** Undefined: not known. */
   secret: string | null | undefined;
   agents: Record<string, AgentTruth>;
+  /** Whether its events are sent to the receiver. */
+  isHooked?: boolean;
 }
 
 export interface Call {
@@ -29,6 +31,8 @@ export interface Call {
   text?: string;
   /** Whether only the installation's own key may do it. */
   admin?: boolean;
+  /** Answers that say that it is not to be had now: nothing has changed then. */
+  refusals?: readonly number[];
 }
 
 /** A call that users make: what it asks for, and what is true once it was acknowledged. */
@@ -47,15 +51,24 @@ export interface About extends Details {
   agent: string;
   /** A text that no other step of the run has, and that tells whose it is. */
   text: string;
+  serial: number;
+  /** What answers have said of the agent of that name; empty while nothing is known. */
+  snapshot: string;
+  deployment: string;
 }
+
+/** The newest of each. */
+export type KnownIds = Pick<About, 'snapshot' | 'deployment'>;
+
+const NONE: KnownIds = { snapshot: '', deployment: '' };
 
 const AGENTS = ['a', 'b', 'c'];
 
 /** Texts by whose they are: a tenant's in another's instance is found by it. */
 export const MARKED = /~u(\d+)\.\d+~/g;
 
-export function aboutOf(user: number, serial: number, details: Details): About {
-  return { agent: '', ...details, user, text: `~u${user}.${serial}~` };
+export function aboutOf(user: number, serial: number, details: Details, known = NONE): About {
+  return { agent: '', ...details, ...known, user, serial, text: `~u${user}.${serial}~` };
 }
 
 const TRIES = 30;
@@ -77,7 +90,7 @@ export function callOf(
 
 const agentOf = (random: Random): Details => ({ agent: random.pick(AGENTS) });
 
-function ofAgent(
+export function ofAgent(
   weight: number,
   call: (path: string, agent: AgentTruth, about: About) => Call | undefined,
   after: (agent: AgentTruth, about: About) => AgentTruth | undefined,

@@ -1,4 +1,5 @@
-import { rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { sql } from 'kysely';
 import { type Database, openDatabase } from '../../src/db/open.js';
 import { AppError } from '../../src/lib/errors.js';
@@ -9,8 +10,10 @@ import { FakeRuntime } from '../../src/runtime/fake/fake.js';
 import type { TestApp } from '../support/app.js';
 import { testDatabase, type TestDatabase } from '../support/database.js';
 import { FakeGateways } from '../support/fake-gateway.js';
-import { ACTIONS } from './actions.js';
+import { HookReceiver } from '../support/hook-receiver.js';
+import { type Action, ACTIONS } from './actions.js';
 import { OWN_NAME, watchLeases } from './lease-watch.js';
+import { hooking, LIFECYCLE } from './lifecycle-actions.js';
 import { Member } from './member.js';
 import type { Random } from './random.js';
 import type { Step } from './script.js';
@@ -32,31 +35,37 @@ const OPERATIONS: FakeOperation[] = [
   'list',
   'update',
 ];
+/** Attempts of a webhook within a round, and none that is given up. */
+const RETRIED_SOON = { retriesS: Array.from({ length: 40 }, () => 0.2), everyMs: 300 };
 const DISK_FULL = new AppError('limit_exceeded', 'the container engine’s disk is full');
 
 /** Berth processes inside this one, on a real Postgres and an engine in memory: thousands of rounds in an hour, and faults at exact places. */
 export class FakeWorld implements World {
   readonly name = 'fake';
   readonly processes = PROCESSES;
-  readonly actions = ACTIONS;
+  readonly actions: Record<string, Action>;
   readonly faults: Record<string, Fault>;
   readonly #engine = new FakeEngine();
   readonly #gateways = new FakeGateways();
   readonly #database: TestDatabase;
   readonly #own: Database;
+  readonly #receiver: HookReceiver;
   readonly #members: Member[];
   #first: TestApp | undefined;
   /** What must be put back to have the right time. */
   #clockBehindS = 0;
 
-  private constructor(database: TestDatabase, own: Database) {
+  private constructor(database: TestDatabase, own: Database, receiver: HookReceiver) {
     this.#database = database;
     this.#own = own;
+    this.#receiver = receiver;
+    this.actions = { ...ACTIONS, ...LIFECYCLE, hook: hooking((name) => `${receiver.url}/${name}`) };
     const options = {
       database,
       engine: this.#engine,
       gateways: this.#gateways,
-      env: { READY_TIMEOUT_MS: '5000', POOL_SIZE: '1', AGENT_IMAGES: 'berth-agent:other' },
+      env: { READY_TIMEOUT_MS: '5000', POOL_SIZE: '1', AGENT_IMAGES: 'berth-agent:other', WEBHOOK_ALLOW_PRIVATE: '127.0.0.1' },
+      app: { webhooks: RETRIED_SOON },
     };
     const parts = { databaseUrl: database.url ?? '', options, first: () => this.#first };
     this.#members = Array.from({ length: PROCESSES }, () => new Member(parts));
@@ -68,7 +77,7 @@ export class FakeWorld implements World {
     await watchLeases(database.db);
     const url = `${database.url}${database.url?.includes('?') ? '&' : '?'}application_name=${OWN_NAME}`;
     const own = await openDatabase({ databaseUrl: url, dataDir: '', log: createLog('silent') });
-    const world = new FakeWorld(database, own);
+    const world = new FakeWorld(database, own, await HookReceiver.start());
     await world.#startAll();
     return world;
   }
@@ -109,6 +118,17 @@ export class FakeWorld implements World {
     return listFolders(this.#first?.config.linkDir ?? '');
   }
 
+  async snapshotFiles(): Promise<string[]> {
+    const dir = join(this.#first?.dataDir ?? '', 'snapshots');
+    const found = await readdir(dir, { recursive: true }).catch(() => []);
+    return found.filter((path) => path.includes('/'));
+  }
+
+  receivedAt(url: string): ReadonlySet<number> {
+    const path = new URL(url).pathname;
+    return new Set(this.#receiver.received.filter((one) => one.path === path).map(({ json }) => Number(json.seq)));
+  }
+
   toldTo(instanceId: string) {
     return this.#gateways.configs.get(instanceId);
   }
@@ -117,6 +137,7 @@ export class FakeWorld implements World {
     // Not as an operator ends them: after a round that went wrong they may be cut off and frozen.
     for (const member of this.#members) await member.end();
     await this.#gateways.close();
+    await this.#receiver.stop();
     await this.#own.close();
     await this.#database.close();
     if (this.#first) await rm(this.#first.dataDir, { recursive: true, force: true });

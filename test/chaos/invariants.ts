@@ -9,6 +9,8 @@ export async function complaints(world: World): Promise<string[]> {
     ...sight.deployments.flatMap((deployment) => ofDeployment(world, sight, deployment)),
     ...ofLeftovers(sight),
     ...(await ofOpenWork(world)),
+    ...(await ofSnapshots(world)),
+    ...(await ofWebhooks(world)),
   ];
 }
 
@@ -25,7 +27,10 @@ async function look(world: World) {
     .select(sql<boolean>`coalesce(files_until > now(), false)`.as('is_up_for_files'))
     .execute();
   const live = await db.selectFrom('instances').selectAll().where('ended_at', 'is', null).execute();
-  const agents = await db.selectFrom('agents').select(['id', 'name', 'user_id', 'deployment_id', 'desired']).execute();
+  const agents = await db
+    .selectFrom('agents')
+    .select(['id', 'name', 'user_id', 'deployment_id', 'desired', 'arriving'])
+    .execute();
   const users = await db.selectFrom('users').select(['id', 'name', 'deleting_at']).execute();
   return { containers, volumes, folders, deployments, live, agents, users };
 }
@@ -62,7 +67,9 @@ function ofInstance(
   if (row.applied_version < deployment.config_version) return [`is told version ${row.applied_version}`];
   const told = world.toldTo(row.id);
   if (!told) return [];
-  const names = sight.agents.filter((agent) => agent.deployment_id === deployment.id).map((agent) => agent.name);
+  const names = sight.agents
+    .filter((agent) => agent.deployment_id === deployment.id && agent.arriving !== 'new')
+    .map((agent) => agent.name);
   const known = told.agents.map((agent) => agent.id);
   if (told.version < deployment.config_version) return [`was told version ${told.version}`];
   return names.toSorted().join() === known.toSorted().join() ? [] : [`knows ${known.join()}, not ${names.join()}`];
@@ -84,8 +91,49 @@ function ofLeftovers({ containers, volumes, folders, deployments, live, users }:
 async function ofOpenWork({ db }: World): Promise<string[]> {
   const { rows } = await sql<{ what: string }>`
     select 'turn ' || id || ' of ' || process_id || ' is open' as what from turns where status = 'running'
-    union all select 'model call ' || id || ' of ' || process_id || ' is open' from usage where status = 'open'`.execute(db);
+    union all select 'model call ' || id || ' of ' || process_id || ' is open' from usage where status = 'open'
+    union all select 'heartbeat ' || id || ' of ' || process_id || ' runs' from heartbeat_runs where status = 'running'
+    union all select 'the heartbeat of ' || id || ' is not decided' from agents where beat_wish <> beat_planned
+    union all select 'agent ' || id || ' is on its way from ' || moving_from from agents where moving_from is not null
+    union all select 'snapshot ' || id || ' is pending: ' || coalesce(reason, '') from snapshots where state = 'pending'
+    union all select 'restore ' || id || ' is pending: ' || coalesce(reason, '') from restores where state = 'pending'
+    union all select 'agent ' || id || ' waits for its state' from agents where arriving = 'again'`.execute(db);
   return rows.map(({ what }) => what);
+}
+
+/** Every snapshot that is ready has its file. What is left of one without a row goes within the hour. */
+async function ofSnapshots(world: World): Promise<string[]> {
+  const files = new Set(await world.snapshotFiles());
+  const rows = await world.db.selectFrom('snapshots').select(['id', 'user_id']).where('state', '=', 'ready').execute();
+  return rows
+    .filter(({ id, user_id }) => !files.has(`${user_id}/${id}.snapshot`))
+    .map(({ id }) => `snapshot ${id} is ready and has no file`);
+}
+
+/** Every event of a user that has a webhook, since it has, came to the receiver. */
+async function ofWebhooks(world: World): Promise<string[]> {
+  const { rows } = await sql<{ id: string; url: string; seqs: number[] }>`
+    select w.id, w.url, array_agg(e.seq::int) as seqs from webhooks w
+    join events made on made.user_id = w.user_id and made.type = 'webhook.created' and made.payload->>'webhook_id' = w.id
+    join events e on e.user_id = w.user_id and e.seq > made.seq and e.payload->>'webhook_id' is distinct from w.id
+    group by w.id, w.url`.execute(world.db);
+  return rows.flatMap(({ id, url, seqs }) => {
+    const received = world.receivedAt(url);
+    const missing = seqs.filter((seq) => !received.has(seq));
+    return missing.length === 0 ? [] : [`webhook ${id} has not sent ${missing.slice(0, 5).join()} of ${seqs.length} events`];
+  });
+}
+
+/** Agents whose first state cannot come any more, as of one whose source was deleted: they wait, and no turn of them runs. */
+export async function unbornAgents(db: World['db'], userName: string): Promise<Set<string>> {
+  const rows = await db
+    .selectFrom('agents as a')
+    .innerJoin('users as u', 'u.id', 'a.user_id')
+    .select('a.name')
+    .where('u.name', '=', userName)
+    .where('a.arriving', '=', 'new')
+    .execute();
+  return new Set(rows.map(({ name }) => name));
 }
 
 /** Texts of one tenant in what another's instance was told. */

@@ -118,6 +118,14 @@ export class RealWorld implements World {
     return listFolders(join(this.#members[0]!.berth.dataDir, 'link'));
   }
 
+  async snapshotFiles(): Promise<string[]> {
+    return [];
+  }
+
+  receivedAt(): ReadonlySet<number> {
+    return new Set();
+  }
+
   toldTo(): undefined {
     return undefined;
   }

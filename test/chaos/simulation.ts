@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { aboutOf, type Call, callOf, type UserTruth } from './actions.js';
-import { complaints, readUser, strayTexts, toldSecret } from './invariants.js';
+import { aboutOf, type Call, callOf, type KnownIds, type UserTruth } from './actions.js';
+import { complaints, readUser, strayTexts, toldSecret, unbornAgents } from './invariants.js';
 import { brokenLeases } from './lease-watch.js';
 import { Random } from './random.js';
 import { type Client, type Round, type Step, told, writeRound } from './script.js';
@@ -22,6 +22,7 @@ export interface Tally {
   rounds: number;
   acknowledged: number;
   unanswered: number;
+  refused: number;
   faults: number;
   longestMs: number;
 }
@@ -34,8 +35,10 @@ export class Simulation {
   readonly #truth = new Truth();
   readonly #keys = new Map<string, string>();
   readonly #ids = new Map<string, number>();
+  /** By user and agent's name. */
+  readonly #known = new Map<string, KnownIds>();
   readonly #wrong: string[] = [];
-  readonly tally: Tally = { rounds: 0, acknowledged: 0, unanswered: 0, faults: 0, longestMs: 0 };
+  readonly tally: Tally = { rounds: 0, acknowledged: 0, unanswered: 0, refused: 0, faults: 0, longestMs: 0 };
   #serial = 0;
 
   constructor(world: World, options: SimulationOptions) {
@@ -99,8 +102,9 @@ export class Simulation {
 
   async #playCall(user: number, step: Step): Promise<void> {
     const action = this.#world.actions[step.do]!;
-    const about = aboutOf(user, ++this.#serial, step);
     const truth = this.#truth.of(user);
+    const place = `${truth?.name}/${String(step['agent'])}`;
+    const about = aboutOf(user, ++this.#serial, step, this.#known.get(place));
     const call = action.call(truth, about);
     if (!call) return;
     const after = action.after(truth, about);
@@ -111,15 +115,25 @@ export class Simulation {
       return this.#truth.unanswered(user, after);
     }
     const said = `user ${user}: ${call.method} ${call.path} answered ${reply.status} ${JSON.stringify(reply.body)}`;
+    if (call.refusals?.includes(reply.status)) return void this.tally.refused++;
     if (reply.status >= 300) return void this.#wrong.push(said);
     this.tally.acknowledged++;
     this.#truth.acknowledged(user, after);
     const why = action.judge?.(truth, about, reply.body);
     if (why) this.#wrong.push(`${said}: ${why}`);
+    this.#learn(place, step.do, reply.body);
     const { api_key: key, id } = reply.body as { api_key?: string; id?: string };
     if (step.do !== 'register' || !after || key === undefined || id === undefined) return;
     this.#keys.set(after.name, key);
     this.#ids.set(id, user);
+  }
+
+  /** What later calls ask for by its id. */
+  #learn(place: string, what: string, body: unknown): void {
+    const { id, deployment_id: deployment } = (body ?? {}) as { id?: string; deployment_id?: string };
+    const known = this.#known.get(place) ?? { snapshot: '', deployment: '' };
+    if (what === 'take_snapshot' && id !== undefined) this.#known.set(place, { ...known, snapshot: id });
+    else if (deployment !== undefined) this.#known.set(place, { ...known, deployment });
   }
 
   /** By one of the processes that run; none may. */
@@ -176,8 +190,9 @@ export class Simulation {
   async #talk(): Promise<void> {
     for (let user = 0; user < this.#options.users; user++) {
       const truth = this.#truth.of(user);
+      const unborn = truth ? await unbornAgents(this.#world.db, truth.name) : new Set();
       for (const [agent, { desired }] of Object.entries(truth?.agents ?? {})) {
-        if (desired === 'running') await this.#talkTo(`/users/${truth!.name}/agents/${agent}`);
+        if (desired === 'running' && !unborn.has(agent)) await this.#talkTo(`/users/${truth!.name}/agents/${agent}`);
       }
     }
   }

@@ -35,6 +35,10 @@ export interface World {
   observe(): Promise<{ instances: Observed[]; volumes: ObservedVolume[] }>;
   /** The instances that have a folder for their link. */
   folders(): Promise<string[]>;
+  /** The files of snapshots, as `user/file`. */
+  snapshotFiles(): Promise<string[]>;
+  /** The numbers of the events that came to the receiver at that URL. */
+  receivedAt(url: string): ReadonlySet<number>;
   /** What an instance was told last, where this world can see it. */
   toldTo(instanceId: string): { version: number; agents: { id: string; secrets?: Record<string, string> }[] } | undefined;
   close(): Promise<void>;

@@ -115,6 +115,11 @@ export class FakeGateways {
       response.end(
         JSON.stringify({ object: 'list', data: agents.map((agent) => ({ id: `openclaw/${agent.id}`, object: 'model' })) }),
       );
+    } else if (/^(GET|PUT) \/berth\/v1\/agents\/[^/]+\/state(\?|$)/.test(path)) {
+      // A state with nothing in it: a tar's end.
+      if (request.method === 'GET') return void response.end(Buffer.alloc(1_024));
+      response.statusCode = 201;
+      response.end(JSON.stringify({ files: 0, bytes: 0 }));
     } else if (/^GET \/berth\/v1\/agents\/[^/]+\/context$/.test(path)) {
       const id = decodeURIComponent(path.split('/')[4] ?? '');
       const parts = [{ name: 'identity', text: `You are ${id}.` }];

@@ -4,6 +4,7 @@ import { Webhook } from 'standardwebhooks';
 import { until } from './until.js';
 
 export interface Received {
+  path: string;
   id: string;
   // oxlint-disable-next-line typescript/no-explicit-any -- tests look into it freely
   json: any;
@@ -60,7 +61,7 @@ export class HookReceiver {
     let body = '';
     for await (const chunk of request) body += String(chunk);
     const headers = Object.fromEntries(Object.entries(request.headers).map(([name, value]) => [name, String(value)]));
-    const received = { id: headers['webhook-id'] ?? '', json: JSON.parse(body), headers, body };
+    const received = { path: request.url ?? '', id: headers['webhook-id'] ?? '', json: JSON.parse(body), headers, body };
     this.received.push(received);
     this.answer(response, received);
   }
