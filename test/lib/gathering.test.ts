@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { Gathering } from '../../src/lib/gathering.js';
 
 test('what comes while others are under way is done together after them; a failure is that of those alone that it was done with', async () => {
@@ -24,4 +24,20 @@ test('what comes while others are under way is done together after them; a failu
   await turn();
   rounds[2]!.end();
   expect(await third).toBe('e');
+});
+
+test('those before that have no answer hold up nobody for long', async () => {
+  vi.useFakeTimers();
+  const begun: string[][] = [];
+  const gathering = new Gathering((all: string[]) => {
+    begun.push(all);
+    return all.includes('lost') ? new Promise<string>(() => {}) : Promise.resolve('done');
+  });
+  void gathering.add('lost');
+  await vi.advanceTimersByTimeAsync(0);
+  const next = gathering.add('next');
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect(await next).toBe('done');
+  expect(begun).toEqual([['lost'], ['next']]);
+  vi.useRealTimers();
 });
