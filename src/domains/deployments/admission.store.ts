@@ -18,19 +18,26 @@ export async function lockAcrossTenants(trx: Trx): Promise<void> {
   await sql`select pg_advisory_xact_lock(${sql.lit(LOCK)})`.execute(trx);
 }
 
-/** What is set aside, each counted with so much at most, and whether somebody waits; the pool's are nobody. */
+/**
+ * What is set aside, each counted with so much at most, how much of it those hold who are to give it back, and whether somebody waits; the pool's
+ * are nobody. In one statement: what is given back between two of them would be missing twice.
+ */
 export async function readTakenAcrossTenants(db: Db, atMostMib: number) {
   const row = await db
     .selectFrom('deployments')
     .select([
       sql<string>`coalesce(sum(least(room_mib, ${atMostMib}::int)), 0)`.as('committed'),
+      sql<string>`coalesce(sum(least(room_mib, ${atMostMib}::int)) filter (where rest = 'stopped' or desired = 'deleted'), 0)`.as(
+        'leaving',
+      ),
       sql<string>`count(*) filter (where room_at > now() - ${STARTING_FOR} and state not in ('ready', 'deleting')
         and (rest is null or state <> 'asleep'))`.as('starting'),
       sql<boolean>`exists (select from deployments where queued_at is not null and queue_turn < ${LAST_TURN})`.as('is_waited'),
     ])
     .where('room_mib', 'is not', null)
     .executeTakeFirstOrThrow();
-  return { committedMib: Number(row.committed), starting: Number(row.starting), isWaited: row.is_waited };
+  const { committed, leaving, starting, is_waited: isWaited } = row;
+  return { committedMib: Number(committed), leavingMib: Number(leaving), starting: Number(starting), isWaited };
 }
 
 /** Sets room aside for what the lease is on; answers whether it held. */
@@ -86,17 +93,6 @@ export async function grantAcrossTenants(trx: Trx, deploymentId: string, roomMib
     .where('id', '=', deploymentId)
     .where('queued_at', 'is not', null)
     .execute();
-}
-
-/** What is about to be given back by those that are being stopped or removed. */
-export async function sumLeavingAcrossTenants(trx: Trx, atMostMib: number): Promise<number> {
-  const row = await trx
-    .selectFrom('deployments')
-    .select(sql<string>`coalesce(sum(least(room_mib, ${atMostMib}::int)), 0)`.as('leaving'))
-    .where('room_mib', 'is not', null)
-    .where(({ or, eb }) => or([eb('rest', '=', 'stopped'), eb('desired', '=', 'deleted')]))
-    .executeTakeFirstOrThrow();
-  return Number(row.leaving);
 }
 
 /** Those that hold memory and are used by nobody: the pool's, then what is paused, the one first that would be stopped first. */

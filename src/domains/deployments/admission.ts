@@ -8,7 +8,6 @@ import {
   type HostRoom,
   missingMib,
   type NotYet,
-  type Taken,
   toStop,
   turnFor,
   WHY,
@@ -32,6 +31,9 @@ export interface AdmissionOptions {
 
 /** That one gets the room it waits for, or that one that nobody uses gives its room back. */
 type Decided = { id: string; grantMib: number } | { id: string; isPool: boolean };
+
+/** What the database says of the host's room. */
+type Room = Awaited<ReturnType<typeof store.readTakenAcrossTenants>>;
 
 /** So many are looked at to make room for one. */
 const IDLE_LOOKED_AT = 200;
@@ -113,17 +115,17 @@ export class Admission {
     return [ofUser, first];
   }
 
-  #taken(trx: Transaction<Schema>, host: HostRoom): Promise<Taken & { isWaited: boolean }> {
+  #taken(trx: Transaction<Schema>, host: HostRoom): Promise<Room> {
     return store.readTakenAcrossTenants(trx, countedAtMostMib(host, this.#options.limits));
   }
 
   /** What is paused and what is the pool's, as far as it takes. */
-  async #whomToStop(trx: Transaction<Schema>, wantMib: number, taken: Taken, host: HostRoom): Promise<Decided[]> {
+  async #whomToStop(trx: Transaction<Schema>, wantMib: number, taken: Room, host: HostRoom): Promise<Decided[]> {
     const { limits } = this.#options;
     const atMost = countedAtMostMib(host, limits);
     // Where it is the memory in use that is missing, nobody knows how much each of them gives back: one at a time then.
     const missing = missingMib(wantMib, taken, host, limits) || 1;
-    const stillMissing = missing - (await store.sumLeavingAcrossTenants(trx, atMost));
+    const stillMissing = missing - taken.leavingMib;
     if (stillMissing <= 0) return [];
     return toStop(stillMissing, await store.readIdleAcrossTenants(trx, atMost, IDLE_LOOKED_AT));
   }
