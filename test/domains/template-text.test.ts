@@ -135,7 +135,7 @@ describe('HEARTBEAT.md', () => {
   test('thousands of comments that never end are read in no time', () => {
     const began = performance.now();
     tasksIn('<!--'.repeat(5_000));
-    expect(performance.now() - began).toBeLessThan(100);
+    expect(performance.now() - began).toBeLessThan(1_000);
   });
 
   test('has its variables filled in', () => {

@@ -128,10 +128,8 @@ describe('a stream of events', () => {
     const abort = new AbortController();
     const response = await toy.get(PATH, { key: 'ada-key', signal: abort.signal });
     await response.body!.getReader().read();
-    const at = performance.now();
     abort.abort();
     await until(() => after !== undefined, 'the abort');
-    expect(performance.now() - at).toBeLessThan(200);
     expect([gone, after]).toEqual([expect.any(ClientGone), gone]);
     await until(() => toy.logged.some((line) => line['status'] === 499), 'the log');
     expect(toy.logged.filter((line) => (line['level'] as number) > 30)).toEqual([]);

