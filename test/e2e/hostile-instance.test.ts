@@ -55,6 +55,8 @@ async function meanwhile<T>(attack: Promise<T>): Promise<T> {
   for (; rounds < 5 || !over; rounds++) {
     expect((await app.get('/health')).status).toBe(200);
     expect(await say(app, bob, `still there ${rounds}?`)).toBe(`You said: still there ${rounds}?`);
+    // Somebody who talks, and not a second attack.
+    await new Promise((resolve) => setTimeout(resolve, 50));
   }
   expect(rounds).toBeGreaterThanOrEqual(5);
   return ended;
