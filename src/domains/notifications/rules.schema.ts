@@ -13,7 +13,9 @@ export const PlainName = z
   .string()
   .min(1)
   .max(100)
-  .regex(/^[^\p{C}\p{Zl}\p{Zp}]+$/u, 'must be one line of text');
+  .regex(/^[^\p{C}\p{Zl}\p{Zp}]+$/u, 'must be one line of text')
+  // JSON Schema's patterns are in Unicode anyhow, and have no flags.
+  .openapi({ pattern: '^[^\\p{C}\\p{Zl}\\p{Zp}]+$' });
 
 const fields = {
   agent: z.string().min(1).max(100).nullable().openapi({ description: 'Only what is about this agent, by id or name.' }),
