@@ -85,6 +85,25 @@ describe('a duplicate', () => {
   });
 });
 
+describe('an agent whose state did not come', () => {
+  test('cannot be kept, and says so instead of waiting for it', async () => {
+    const desk = await newDesk();
+    await app.agent(desk.user, 'a');
+    const { json: made } = await desk.post('a', 'duplicate', { name: 'b' });
+    // Before its container is there, so that nothing of it can have been taken.
+    expect((await app.call('DELETE', '/api/v1/agents/a', { key: desk.user.key })).status).toBeLessThan(300);
+    await until(
+      async () => (await desk.get('b', `restores/${made.restore.id}`)).json.state === 'failed',
+      'the restore to fail',
+      60_000,
+    );
+    const { json: snapshot } = await desk.post('b', 'snapshots');
+    const now = async () => (await desk.get('b', `snapshots/${snapshot.id}`)).json;
+    await until(async () => (await now()).state === 'failed', 'the snapshot to fail', 60_000);
+    expect(await now()).toMatchObject({ reason: 'the agent has no state: none came' });
+  });
+});
+
 describe('an export', () => {
   test('is the same bytes each time, says its digest, and becomes an agent of another user with all it had', async () => {
     const desk = await newDesk();

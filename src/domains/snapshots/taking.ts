@@ -12,6 +12,7 @@ import type { Deployments } from '../deployments/deployments.js';
 import { checkRoom, type Keeping } from './keeping.js';
 import { bytesOfJournal, Recording } from './recording.js';
 import { type SnapshotFiles, TakenOver } from './snapshot-files.js';
+import { isAwaited } from './restores.store.js';
 import * as store from './snapshots.store.js';
 import { isForGood } from './verdict.js';
 
@@ -71,7 +72,11 @@ export class Taking {
     const { db, state } = this.#options;
     const found = await store.placeOf(db, userId, agentId);
     if (!found) throw new AppError('not_found', 'the agent is gone');
-    if (found.arriving === 'new') return undefined;
+    if (found.arriving === 'new') {
+      // What failed to come never will by itself: the agent has nothing that could be kept.
+      if (!(await isAwaited(db, userId, agentId))) throw new AppError('conflict', 'the agent has no state: none came');
+      return undefined;
+    }
     await this.#wake(userId, found.moving_from ?? found.deployment_id);
     const isThere = found.instance_id !== null && (found.applied_version ?? 0) > 0 && found.moving_from === null;
     return isThere && state.reaches(found.instance_id!) ? { instanceId: found.instance_id!, agent: found.name } : undefined;
