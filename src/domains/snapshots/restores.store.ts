@@ -31,18 +31,6 @@ export async function findRestore(db: Db, userId: string, agentId: string, id: s
     .executeTakeFirst();
 }
 
-/** Whether a state is on its way to the agent. */
-export async function isAwaited(db: Db, userId: string, agentId: string): Promise<boolean> {
-  const row = await db
-    .selectFrom('restores')
-    .select('id')
-    .where('user_id', '=', userId)
-    .where('agent_id', '=', agentId)
-    .where('state', '=', 'pending')
-    .executeTakeFirst();
-  return row !== undefined;
-}
-
 /** Newest first. */
 export async function listRestores(db: Db, userId: string, agentId: string, page: PageRequest): Promise<RestoreRow[]> {
   let query = db.selectFrom('restores').selectAll().where('user_id', '=', userId).where('agent_id', '=', agentId);

@@ -169,7 +169,7 @@ export async function failSnapshot(
   return row !== undefined;
 }
 
-/** Where an agent's state can be read from: the instance that serves it, once that has been told of it. */
+/** Where an agent's state can be read from: the instance that serves it, once that has been told of it; and whether one is on its way to it. */
 export async function placeOf(db: Db, userId: string, agentId: string) {
   return db
     .selectFrom('agents as a')
@@ -179,6 +179,7 @@ export async function placeOf(db: Db, userId: string, agentId: string) {
         .on(sql<boolean>`i.ended_at is null and (i.id = a.served_by or (a.served_by is null and i.role = 'current'))`),
     )
     .select(['a.name', 'a.deployment_id', 'a.arriving', 'a.moving_from', 'i.id as instance_id', 'i.applied_version'])
+    .select(sql<boolean>`exists (select from restores r where r.agent_id = a.id and r.state = 'pending')`.as('is_awaited'))
     .where('a.user_id', '=', userId)
     .where('a.id', '=', agentId)
     .executeTakeFirst();

@@ -12,7 +12,6 @@ import type { Deployments } from '../deployments/deployments.js';
 import { checkRoom, type Keeping } from './keeping.js';
 import { bytesOfJournal, Recording } from './recording.js';
 import { type SnapshotFiles, TakenOver } from './snapshot-files.js';
-import { isAwaited } from './restores.store.js';
 import * as store from './snapshots.store.js';
 import { isForGood } from './verdict.js';
 
@@ -74,7 +73,7 @@ export class Taking {
     if (!found) throw new AppError('not_found', 'the agent is gone');
     if (found.arriving === 'new') {
       // What failed to come never will by itself: the agent has nothing that could be kept.
-      if (!(await isAwaited(db, userId, agentId))) throw new AppError('conflict', 'the agent has no state: none came');
+      if (!found.is_awaited) throw new AppError('conflict', 'the agent has no state: none came');
       return undefined;
     }
     await this.#wake(userId, found.moving_from ?? found.deployment_id);
