@@ -89,7 +89,16 @@ test('kill -9 under a call with an Idempotency-Key: asked again, it is told the 
   const turns = () => database.db.selectFrom('turns').select(['id', 'status']).where('once_key', 'is not', null).execute();
   await until(async () => (await turns()).length === 1, 'the turn to begin', 60_000);
   // Its instance has been asked, and asks a model.
-  const asked = () => database.db.selectFrom('usage').select('id').execute();
+  const asked = async () =>
+    database.db
+      .selectFrom('usage')
+      .select('id')
+      .where(
+        'turn_id',
+        'in',
+        (await turns()).map(({ id }) => id),
+      )
+      .execute();
   await until(async () => (await asked()).length > 0, 'the model to be asked', 60_000);
   await first.kill('SIGKILL');
   await expect(lost).rejects.toThrow();

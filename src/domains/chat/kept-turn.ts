@@ -242,7 +242,11 @@ export class KeptTurn implements Writer {
     for (;;) {
       const found = await gateway.follow(instanceId, this.turn.id, this.#last, signal).catch(ifUnavailable);
       signal.throwIfAborted();
-      if (found === 'unknown' || (found === undefined && (await hasEnded(instanceId))))
+      if (found === 'unknown') {
+        const detail = 'the instance of the agent does not know the turn: it began anew meanwhile, or was never asked';
+        throw new AppError('upstream_error', detail, { cause });
+      }
+      if (found === undefined && (await hasEnded(instanceId)))
         throw new AppError('upstream_error', 'the instance of the agent ended in the midst of the turn', { cause });
       if (found === 'gone') throw new AppError('upstream_error', 'the instance has let go of what the turn said', { cause });
       if (found !== undefined) return { instanceId, events: found };

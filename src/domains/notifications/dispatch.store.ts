@@ -215,13 +215,13 @@ export async function disable(db: Db, userId: string, channelId: string, reason:
     .execute();
 }
 
-/** Of a notification: what became of it on each channel. */
+/** Of a notification: what became of it on each channel, in the order of the channels. */
 export async function deliveriesOf(db: Db, userId: string, notificationId: string): Promise<DeliveryRow[]> {
   return db
     .selectFrom('notification_deliveries')
     .selectAll()
     .where('user_id', '=', userId)
     .where('notification_id', '=', notificationId)
-    .orderBy('id')
+    .orderBy('channel_id')
     .execute();
 }
