@@ -5,7 +5,7 @@ FROM ${NODE_IMAGE} AS build
 WORKDIR /berth
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci --no-audit --no-fund
-COPY tsconfig.json tsconfig.build.json ./
+COPY tsconfig.json ./
 COPY scripts scripts
 COPY migrations migrations
 COPY agent-image/src agent-image/src
@@ -26,6 +26,6 @@ USER 10001:10001
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=8080 DATA_DIR=/var/lib/berth/data LINK_DIR=/var/lib/berth/link
 EXPOSE 8080
 # Not npm, which would stand between the engine's signals and Berth.
-CMD ["node", "dist/src/main.js"]
+CMD ["node", "dist/berth.mjs"]
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
   CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT}/health`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]

@@ -1,13 +1,11 @@
-import { execFile } from 'node:child_process';
 import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { build as bundle } from 'esbuild';
+import { bundleBerth } from '../../scripts/build/bundle.js';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const BUILD = join(ROOT, 'bench/results/build');
-const run = promisify(execFile);
 let built: Promise<void> | undefined;
 
 /** What operators run, built as `npm run build` does but into a folder of its own: dist/ is left alone, and leaves this alone. */
@@ -18,7 +16,7 @@ export interface Build {
 
 export async function buildBerth(): Promise<Build> {
   await (built ??= makeBuild());
-  return { main: join(BUILD, 'dist/src/main.js'), gateway: join(BUILD, 'agent-image/dist/gateway.mjs') };
+  return { main: join(BUILD, 'dist/berth.mjs'), gateway: join(BUILD, 'agent-image/dist/gateway.mjs') };
 }
 
 /** A program of `bench/programs` as one file for plain Node: a loader would cost time where it is measured. */
@@ -40,9 +38,5 @@ async function makeBuild(): Promise<void> {
     entryPoints: [join(ROOT, 'agent-image/src/main.ts')],
     outfile: join(BUILD, 'agent-image/dist/gateway.mjs'),
   });
-  const tsc = join(ROOT, 'node_modules/typescript/bin/tsc');
-  const compiled = run(process.execPath, [tsc, '-p', 'tsconfig.build.json', '--outDir', join(BUILD, 'dist')], { cwd: ROOT });
-  await compiled.catch((error: { stdout?: string }) =>
-    process.stderr.write(`bench: the types are not in order:\n${error.stdout ?? ''}`),
-  );
+  await bundleBerth(join(BUILD, 'dist'));
 }

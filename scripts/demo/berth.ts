@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import type { Config } from '../../src/config.js';
 import { checkLinkDir } from '../../src/link/folder.js';
 
-const MAIN = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url));
+const MAIN = fileURLToPath(new URL('../../dist/berth.mjs', import.meta.url));
 const START_LIMIT_MS = 90_000;
 const LAST_LINES = 12;
 

@@ -18,8 +18,7 @@ esac
 beforeAll(async () => {
   clone = await mkdtemp(join(tmpdir(), 'berth-setup-'));
   for (const folder of ['src', 'migrations', 'agent-image/src', 'bin']) await mkdir(join(clone, folder), { recursive: true });
-  for (const file of ['package.json', 'package-lock.json', 'tsconfig.json', 'tsconfig.build.json'])
-    await writeFile(join(clone, file), '{}');
+  for (const file of ['package.json', 'package-lock.json', 'tsconfig.json']) await writeFile(join(clone, file), '{}');
   await cp(join(REPOSITORY, 'scripts'), join(clone, 'scripts'), { recursive: true });
   await writeFile(join(clone, 'src/main.ts'), 'export {};\n');
   await writeFile(join(clone, 'bin/npm'), NPM);

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { bundleBerth } from '../../scripts/build/bundle.js';
 import { createLog } from '../../src/lib/log.js';
 import { DockerRuntime } from '../../src/runtime/docker/docker.js';
 import { ProcessRuntime } from '../../src/runtime/process/process.js';
@@ -42,9 +43,8 @@ export class BerthProcess {
 
   /** Prepares one without starting it. `dataDir`: that of another process, to stand beside it. */
   static async prepare(env: Record<string, string>, dataDir?: string): Promise<BerthProcess> {
-    built ??= run(process.execPath, [join(ROOT, 'node_modules/typescript/bin/tsc'), '-p', 'tsconfig.build.json'], { cwd: ROOT });
-    await built;
-    if (env.RUNTIME === 'process') await (bundled ??= run(process.execPath, ['scripts/bundle.mjs'], { cwd: ROOT }));
+    await (built ??= bundleBerth(join(ROOT, 'dist')));
+    if (env.RUNTIME === 'process') await (bundled ??= run('bash', ['scripts/agent-image', 'bundle'], { cwd: ROOT }));
     return new BerthProcess(dataDir ?? (await mkdtemp(join(tmpdir(), 'bp-'))), await freePort(), env);
   }
 
@@ -59,7 +59,7 @@ export class BerthProcess {
 
   /** Starts it and waits until it answers. */
   async start(): Promise<void> {
-    const child = spawn(process.execPath, ['dist/src/main.js'], {
+    const child = spawn(process.execPath, ['dist/berth.mjs'], {
       cwd: ROOT,
       env: { PATH: process.env.PATH ?? '', ...this.#env },
       stdio: ['ignore', 'pipe', 'pipe'],
