@@ -50,8 +50,8 @@ export async function bundleBerth(folder: string): Promise<string> {
 function whereItWas(): Plugin {
   return {
     name: 'where-it-was',
-    setup(build) {
-      build.onLoad({ filter: /\/src\/.*\.ts$/ }, async ({ path }) => {
+    setup({ onLoad }) {
+      onLoad({ filter: /\/src\/.*\.ts$/ }, async ({ path }) => {
         const source = await readFile(path, 'utf8');
         if (!source.includes('import.meta.url')) return undefined;
         const place = JSON.stringify(`./${relative(ROOT, path)}`);
