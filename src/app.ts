@@ -1,6 +1,7 @@
 import { createApi } from './api.js';
 import { chatParts } from './app-chat.js';
 import { createEvents } from './app-events.js';
+import { createHealth } from './app-health.js';
 import { jobsOf } from './app-jobs.js';
 import type { AppOptions } from './app-options.js';
 import { ClawHub } from './clawhub/clawhub.js';
@@ -60,7 +61,6 @@ import { LlmGateway } from './llm/gateway.js';
 import { createProviders, ProviderRegistry } from './llm/providers.js';
 import { LinkSync } from './reconciler/link-sync.js';
 import { Reconciler } from './reconciler/reconciler.js';
-import { createWatching } from './watching.js';
 
 export interface App {
   edge: Edge;
@@ -194,7 +194,7 @@ export function createApp(options: AppOptions): App {
   const vitals = new Vitals({ db, bus, runtime, files: fileClient, log, everyS: options.vitals?.everyS ?? 60 });
   const { logs } = logging;
   const explain = new Explain({ db, runtime, logs, deployments, checkModel, reaches: (id) => gateway.reaches(id) });
-  const { health, figures } = createWatching({ db, runtime, config, vault, links, audit, metrics });
+  const { health, figures } = createHealth({ db, runtime, config, vault, links, audit, metrics });
 
   const rotation = new VaultRotation({
     ...around,

@@ -9,7 +9,7 @@ import type { LinkHost } from './link/host.js';
 import type { Runtime } from './runtime/runtime.js';
 import type { Vault } from './vault/vault.js';
 
-export interface Watched {
+export interface HealthParts {
   db: Database['db'];
   runtime: Runtime;
   config: Pick<Config, 'dataDir' | 'linkDir'>;
@@ -20,7 +20,7 @@ export interface Watched {
 }
 
 /** What says how the system is: whether it can work, and how much there is of everything. */
-export function createWatching({ db, runtime, config, vault, links, audit, metrics }: Watched): {
+export function createHealth({ db, runtime, config, vault, links, audit, metrics }: HealthParts): {
   health: Health;
   figures: Figures;
 } {
