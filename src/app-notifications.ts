@@ -1,8 +1,8 @@
 import type { AppOptions } from './app-options.js';
+import { type CarrierOptions, NotificationCarrier } from './domains/notifications/carrier.js';
 import { Channels } from './domains/notifications/channels.js';
 import { Checks, type ChecksOptions } from './domains/notifications/checks.js';
 import { Confirmation } from './domains/notifications/confirmation.js';
-import { type DispatchOptions, NotificationDispatch } from './domains/notifications/dispatch.js';
 import { SmtpMailer, type SmtpOptions } from './domains/notifications/mailer.js';
 import { Matching } from './domains/notifications/matching.js';
 import { checkRulesJob, pruneNotificationsJob } from './domains/notifications/notifications.jobs.js';
@@ -10,11 +10,13 @@ import { Notifications } from './domains/notifications/notifications.js';
 import { Rules } from './domains/notifications/rules.js';
 import { Sender } from './domains/notifications/sender.js';
 import * as signing from './domains/webhooks/signing.js';
+import { Dispatch, type DispatchOptions } from './lib/dispatch.js';
 import type { Outbound } from './link/outbound.js';
 
 /** What may be other than usual about notifications: when they are sent, how often rules are checked, and how long a mail may take. */
 export interface NotificationTimes {
-  notifications?: Pick<DispatchOptions, 'retriesS' | 'everyMs' | 'disableAfterS' | 'clock' | 'quietLookAtMostS'> &
+  notifications?: Pick<DispatchOptions, 'everyMs'> &
+    Pick<CarrierOptions, 'retriesS' | 'disableAfterS' | 'clock' | 'quietLookAtMostS'> &
     Pick<ChecksOptions, 'againS'> & { checkEveryMs?: number; mailMs?: SmtpOptions['totalMs'] };
 }
 
@@ -22,7 +24,7 @@ export interface NotificationTimes {
 export function createNotifications(options: AppOptions, poster: Outbound) {
   const { config, secrets, vault, log, processId } = options;
   const { db, bus } = options.database;
-  const { againS, checkEveryMs, mailMs, ...times } = options.notifications ?? {};
+  const { againS, checkEveryMs, everyMs, mailMs, ...times } = options.notifications ?? {};
   const { smtpUrl: url } = secrets;
   const { smtpFrom: from } = config;
   const mailer = url === undefined || from === undefined ? undefined : new SmtpMailer({ url, from, log, totalMs: mailMs });
@@ -30,7 +32,8 @@ export function createNotifications(options: AppOptions, poster: Outbound) {
   const sender = new Sender({ vault, poster, signing, mailer });
   const confirmation = new Confirmation({ db, vault, mailer });
   const channels = new Channels({ db, vault, poster, signing, sender, confirmation });
-  const dispatch = new NotificationDispatch({ db, bus, log, processId, matching: new Matching({ db, log }), sender, ...times });
+  const carrier = new NotificationCarrier({ db, matching: new Matching({ db, log }), sender, ...times });
+  const dispatch = new Dispatch(carrier, { bus, log, processId, everyMs });
   return {
     routes: { notifications, rules: new Rules({ db }), channels },
     erasers: [notifications],

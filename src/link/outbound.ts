@@ -30,6 +30,9 @@ export interface OutboundReply {
   text: string;
 }
 
+/** What posts to where tenants say, and says where it never will. */
+export type Poster = Pick<Outbound, 'refusal' | 'isAllowed' | 'post'>;
+
 /**
  * Posts to URLs that tenants chose. A name is looked up once and dialled at an address that was checked: none that is private, of this host, or
  * of a cloud's metadata. A redirect is an answer as any other: it is not followed.

@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import type { ServerResponse } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { IN_ORDER_TRIES, RETRIES_S, verdictOn } from '../../src/domains/webhooks/retry.js';
+import { IN_ORDER_TRIES, verdictOn } from '../../src/domains/webhooks/retry.js';
 import { openDatabase } from '../../src/db/open.js';
+import { RETRIES_S } from '../../src/lib/attempt.js';
 import { createLog } from '../../src/lib/log.js';
 import { startApp, type TestApp } from '../support/app.js';
 import { testDatabase } from '../support/database.js';

@@ -5,6 +5,7 @@ import { actorOf } from '../../lib/caller.js';
 import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
+import type { Poster } from '../../link/outbound.js';
 import type { Vault } from '../../vault/vault.js';
 import {
   type ChannelAnswer,
@@ -19,7 +20,7 @@ import type { Confirmation } from './confirmation.js';
 import { failPending } from './dispatch.store.js';
 import { testMessage } from './message.js';
 import type { Change } from './rules.js';
-import { type Poster, secretPlace, type Sender, type Signing, targetPlace } from './sender.js';
+import { secretPlace, type Sender, type Signing, targetPlace } from './sender.js';
 import { hintOf, targetOf, wrong } from './target.js';
 
 export interface ChannelsOptions {
@@ -36,7 +37,7 @@ const CHANNELS_AT_MOST = 20;
 const TESTS_AT_ONCE = 2;
 const BY_HAND = 'it was disabled by its user';
 
-/** A user's channels: where notifications go out, besides the inbox. `dispatch.ts` sends them. */
+/** A user's channels: where notifications go out, besides the inbox. `carrier.ts` sends them. */
 export class Channels {
   readonly #options: ChannelsOptions;
   readonly #db: Kysely<Schema>;

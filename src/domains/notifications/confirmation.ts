@@ -1,13 +1,13 @@
 import { createHash, randomInt, timingSafeEqual } from 'node:crypto';
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
+import type { Outcome } from '../../lib/attempt.js';
 import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import type { Vault } from '../../vault/vault.js';
 import * as store from './channels.store.js';
 import type { Mailer } from './mailer.js';
 import { codeMail } from './message.js';
-import type { Outcome } from './outcome.js';
 import { targetPlace } from './sender.js';
 
 export interface ConfirmationOptions {

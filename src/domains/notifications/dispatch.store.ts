@@ -1,27 +1,11 @@
 import { type Kysely, type Selectable, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
+import type { Claim, Lease } from '../../lib/dispatch.js';
 import type { ChannelRow } from './channels.store.js';
 import type { NotificationDeliveriesTable } from './notifications.table.js';
 
 type Db = Kysely<Schema>;
 export type DeliveryRow = Selectable<NotificationDeliveriesTable>;
-
-/** Who works on a channel; every write names it, so that a process that lost it changes nothing. */
-export interface Lease {
-  channelId: string;
-  processId: string;
-}
-
-export interface ClaimOptions {
-  processId: string;
-  leaseS: number;
-  atMost: number;
-  perUser: number;
-  /** Users of whom something is new; undefined = look at all. */
-  of: string[] | undefined;
-  /** Users that have as many at once as one may. */
-  without: string[];
-}
 
 /** The channels that notifications of a rule go out by now, each with how many went out by it within the hour. */
 export async function channelsOfRule(db: Db, userId: string, ruleId: string): Promise<{ id: string; recent: number }[]> {
@@ -60,8 +44,8 @@ export async function insertDelivery(
 }
 
 /** Takes channels that have something to send. Those that another process takes are passed over. */
-export async function claimAcrossTenants(db: Db, options: ClaimOptions): Promise<ChannelRow[]> {
-  const { processId, leaseS, atMost, perUser, of, without } = options;
+export async function claimAcrossTenants(db: Db, claim: Claim): Promise<ChannelRow[]> {
+  const { processId, leaseS, atMost, perUser, of, without } = claim;
   const { rows } = await sql<ChannelRow>`
     with waiting as (
       select distinct d.channel_id as id from notification_deliveries d
@@ -85,11 +69,12 @@ export async function claimAcrossTenants(db: Db, options: ClaimOptions): Promise
 }
 
 /** Keeps the lease for as long again, and answers the channel as it is; undefined where it is lost, or nothing is to be sent there any more. */
-export async function renewAcrossTenants(db: Db, lease: Lease, leaseS: number): Promise<ChannelRow | undefined> {
+export async function renew(db: Db, userId: string, lease: Lease, leaseS: number): Promise<ChannelRow | undefined> {
   return db
     .updateTable('notification_channels')
     .set({ lease_until: sql<Date>`now() + make_interval(secs => ${leaseS})` })
-    .where('id', '=', lease.channelId)
+    .where('user_id', '=', userId)
+    .where('id', '=', lease.id)
     .where('lease_by', '=', lease.processId)
     .where('lease_until', '>', sql<Date>`now()`)
     .where('enabled', '=', true)
@@ -98,22 +83,24 @@ export async function renewAcrossTenants(db: Db, lease: Lease, leaseS: number): 
     .executeTakeFirst();
 }
 
-export async function releaseAcrossTenants(db: Db, lease: Lease): Promise<void> {
+export async function release(db: Db, userId: string, lease: Lease): Promise<void> {
   await db
     .updateTable('notification_channels')
     .set({ lease_by: null, lease_until: null })
-    .where('id', '=', lease.channelId)
+    .where('user_id', '=', userId)
+    .where('id', '=', lease.id)
     .where('lease_by', '=', lease.processId)
     .execute();
 }
 
 /** Whether the lease still holds; the channel is held until the end of the transaction. */
-export async function lockLeasedAcrossTenants(db: Db, { channelId, processId }: Lease): Promise<boolean> {
+export async function lockLeased(db: Db, userId: string, lease: Lease): Promise<boolean> {
   const row = await db
     .selectFrom('notification_channels')
     .select('id')
-    .where('id', '=', channelId)
-    .where('lease_by', '=', processId)
+    .where('user_id', '=', userId)
+    .where('id', '=', lease.id)
+    .where('lease_by', '=', lease.processId)
     .where('enabled', '=', true)
     .forNoKeyUpdate()
     .executeTakeFirst();

@@ -1,10 +1,10 @@
 import { connect, type Socket } from 'node:net';
 import { createTransport } from 'nodemailer';
+import type { Outcome } from '../../lib/attempt.js';
 import { withDeadline } from '../../lib/deadline.js';
 import { AppError } from '../../lib/errors.js';
 import type { Log } from '../../lib/log.js';
 import { oneLine } from './message.js';
-import type { Outcome } from './outcome.js';
 
 export interface Mail {
   to: string;

@@ -1,19 +1,11 @@
-import type { OutboundReply } from '../../link/outbound.js';
+import type { Poster } from '../../link/outbound.js';
+import { type Outcome, outcomeOf } from '../../lib/attempt.js';
 import { messageOf as errorText } from '../../lib/errors.js';
 import type { Vault } from '../../vault/vault.js';
 import { VaultError } from '../../vault/vault-error.js';
 import type { ChannelRow } from './channels.store.js';
 import type { Mailer } from './mailer.js';
 import { type Message, slackBody } from './message.js';
-import type { Outcome } from './outcome.js';
-
-/** What posts to where tenants say; `link/outbound.ts` is one. */
-export interface Poster {
-  refusal(url: URL): string | undefined;
-  /** Whether the operator lets that host be anywhere. */
-  isAllowed(url: URL): boolean;
-  post(url: URL, headers: Record<string, string>, body: string, signal?: AbortSignal): Promise<OutboundReply>;
-}
 
 /** How webhooks are signed; `webhooks/signing.ts` is one. */
 export interface Signing {
@@ -82,9 +74,6 @@ export class Sender {
 
   async #post(url: string, more: Record<string, string>, body: string, signal: AbortSignal): Promise<Outcome> {
     const headers = { 'content-type': 'application/json', 'user-agent': 'Berth-Notifications/1', ...more };
-    const { status, retryAfter } = await this.#options.poster.post(new URL(url), headers, body, signal);
-    if (status >= 200 && status < 300) return {};
-    const retryAfterS = retryAfter !== undefined && /^\d{1,6}$/.test(retryAfter) ? Number(retryAfter) : undefined;
-    return { error: `the receiver answered ${status}`, isGone: status === 410, retryAfterS };
+    return outcomeOf(await this.#options.poster.post(new URL(url), headers, body, signal));
   }
 }

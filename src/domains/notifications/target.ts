@@ -1,6 +1,6 @@
 import { AppError } from '../../lib/errors.js';
+import type { Poster } from '../../link/outbound.js';
 import type { ChannelKind } from './notifications.table.js';
-import type { Poster } from './sender.js';
 
 export interface TargetWish {
   url?: string | undefined;

@@ -4,7 +4,6 @@ import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { encodeCursor, type Page, type PageRequest } from '../../lib/page.js';
 import * as store from './deliveries.store.js';
-import { isSuccess } from './retry.js';
 import type { Sender } from './sender.js';
 import type { Webhooks } from './webhooks.js';
 import type { AttemptAnswer, DeliveryAnswer, DeliveryDetail, TestAnswer } from './webhooks.schema.js';
@@ -81,7 +80,7 @@ export class DeliveryLog {
       user_id: userId,
     });
     const attempt = await this.#alone(userId, () => this.#options.sender.send(webhook, dataKey, { eventId, body }, signal));
-    const delivered = isSuccess(attempt);
+    const delivered = attempt.error === undefined;
     const id = newId('whd');
     const row = await this.#db.transaction().execute(async (trx) => {
       const status = delivered ? 'delivered' : 'failed';

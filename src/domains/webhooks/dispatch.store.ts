@@ -1,33 +1,17 @@
 import { type Kysely, sql } from 'kysely';
 import type { Schema } from '../../db/schema.js';
+import type { Claim, Lease } from '../../lib/dispatch.js';
 import type { DeliveryRow } from './deliveries.store.js';
 import type { WebhookRow } from './webhooks.store.js';
 
 type Db = Kysely<Schema>;
 
-/** Who works on a webhook; every write names it, so that a process that lost it changes nothing. */
-export interface Lease {
-  webhookId: string;
-  processId: string;
-}
-
-export interface ClaimOptions {
-  processId: string;
-  leaseS: number;
-  atMost: number;
-  perUser: number;
-  /** Users of whom something is new; undefined = look at all. */
-  of: string[] | undefined;
-  /** Users that have as many at once as one may. */
-  without: string[];
-}
-
 /**
  * Takes webhooks that have something to do: a delivery that is due, or events that were not looked at and that wait for no delivery before them.
  * Those that another process takes are passed over.
  */
-export async function claimAcrossTenants(db: Db, options: ClaimOptions): Promise<WebhookRow[]> {
-  const { processId, leaseS, atMost, perUser, of, without } = options;
+export async function claimAcrossTenants(db: Db, claim: Claim): Promise<WebhookRow[]> {
+  const { processId, leaseS, atMost, perUser, of, without } = claim;
   const { rows } = await sql<WebhookRow>`
     with due as (
       select w.id, row_number() over (partition by w.user_id order by w.lease_until nulls first, w.id) as nth
@@ -51,36 +35,38 @@ export async function claimAcrossTenants(db: Db, options: ClaimOptions): Promise
   return rows;
 }
 
-/** Keeps the lease for as long again; false where it is lost, or the webhook is not to be worked on any more. */
-export async function renewAcrossTenants(db: Db, lease: Lease, leaseS: number): Promise<boolean> {
-  const row = await db
+/** Keeps the lease for as long again; undefined where it is lost, or the webhook is not to be worked on any more. */
+export async function renew(db: Db, userId: string, lease: Lease, leaseS: number): Promise<WebhookRow | undefined> {
+  return db
     .updateTable('webhooks')
     .set({ lease_until: sql<Date>`now() + make_interval(secs => ${leaseS})` })
-    .where('id', '=', lease.webhookId)
+    .where('user_id', '=', userId)
+    .where('id', '=', lease.id)
     .where('lease_by', '=', lease.processId)
     .where('lease_until', '>', sql<Date>`now()`)
     .where('enabled', '=', true)
-    .returning('id')
+    .returningAll()
     .executeTakeFirst();
-  return row !== undefined;
 }
 
-export async function releaseAcrossTenants(db: Db, lease: Lease): Promise<void> {
+export async function release(db: Db, userId: string, lease: Lease): Promise<void> {
   await db
     .updateTable('webhooks')
     .set({ lease_by: null, lease_until: null })
-    .where('id', '=', lease.webhookId)
+    .where('user_id', '=', userId)
+    .where('id', '=', lease.id)
     .where('lease_by', '=', lease.processId)
     .execute();
 }
 
 /** The webhook as it is, held until the end of the transaction, if the lease still holds. */
-export async function lockLeasedAcrossTenants(db: Db, { webhookId, processId }: Lease): Promise<WebhookRow | undefined> {
+export async function lockLeased(db: Db, userId: string, lease: Lease): Promise<WebhookRow | undefined> {
   return db
     .selectFrom('webhooks')
     .selectAll()
-    .where('id', '=', webhookId)
-    .where('lease_by', '=', processId)
+    .where('user_id', '=', userId)
+    .where('id', '=', lease.id)
+    .where('lease_by', '=', lease.processId)
     .where('enabled', '=', true)
     .forNoKeyUpdate()
     .executeTakeFirst();
@@ -115,10 +101,6 @@ export async function isHeldUp(db: Db, userId: string, webhookId: string): Promi
   return row !== undefined;
 }
 
-export async function setPositionAcrossTenants(db: Db, { webhookId }: Lease, position: number): Promise<void> {
-  await db.updateTable('webhooks').set({ position }).where('id', '=', webhookId).execute();
-}
-
 /** What became of a delivery; `inS` where it is to be tried again. */
 export async function settleDelivery(
   db: Db,
@@ -142,21 +124,23 @@ export async function settleDelivery(
 }
 
 /** Notes whether the receiver works; answers whether it has failed for longer than that. */
-export async function noteHealthAcrossTenants(db: Db, lease: Lease, isWell: boolean, longS: number): Promise<boolean> {
+export async function noteHealth(db: Db, userId: string, id: string, isWell: boolean, longS: number): Promise<boolean> {
   const row = await db
     .updateTable('webhooks')
     .set({ failing_since: isWell ? null : sql<Date>`coalesce(failing_since, now())` })
-    .where('id', '=', lease.webhookId)
+    .where('user_id', '=', userId)
+    .where('id', '=', id)
     .returning(sql<boolean>`coalesce(failing_since <= now() - make_interval(secs => ${longS}), false)`.as('is_long'))
     .executeTakeFirst();
   return row?.is_long ?? false;
 }
 
-export async function disableAcrossTenants(db: Db, { webhookId }: Lease, reason: string): Promise<void> {
+export async function disable(db: Db, userId: string, id: string, reason: string): Promise<void> {
   await db
     .updateTable('webhooks')
     .set({ enabled: false, disabled_reason: reason, lease_by: null, lease_until: null, updated_at: sql<Date>`now()` })
     .set((eb) => ({ version: eb('version', '+', 1) }))
-    .where('id', '=', webhookId)
+    .where('user_id', '=', userId)
+    .where('id', '=', id)
     .execute();
 }

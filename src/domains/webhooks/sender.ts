@@ -1,17 +1,11 @@
+import { outcomeOf, type Reply } from '../../lib/attempt.js';
 import { messageOf } from '../../lib/errors.js';
-import type { OutboundReply } from '../../link/outbound.js';
+import type { Poster } from '../../link/outbound.js';
 import type { Vault } from '../../vault/vault.js';
 import { VaultError } from '../../vault/vault-error.js';
 import type { AttemptRow } from './deliveries.store.js';
-import { isSuccess, type Outcome } from './retry.js';
 import { signedHeaders } from './signing.js';
 import type { WebhookRow } from './webhooks.store.js';
-
-/** What posts to where tenants say; `link/outbound.ts` is one. */
-export interface Poster {
-  refusal(url: URL): string | undefined;
-  post(url: URL, headers: Record<string, string>, body: string, signal?: AbortSignal): Promise<OutboundReply>;
-}
 
 /** An event as it goes out. */
 export interface Parcel {
@@ -20,7 +14,7 @@ export interface Parcel {
   body: string;
 }
 
-export type Attempt = Outcome & Pick<AttemptRow, 'ms'> & { response: string | undefined };
+export type Attempt = Reply & Pick<AttemptRow, 'ms'> & { response: string | undefined };
 
 const SHOWN_CHARACTERS = 1_000;
 
@@ -41,8 +35,8 @@ export class Sender {
   /** Never throws for what goes wrong on the way: that is what came of it. */
   async send(webhook: WebhookRow, dataKey: Buffer, { eventId, body }: Parcel, signal: AbortSignal): Promise<Attempt> {
     const begunMs = performance.now();
-    const done = (outcome: Outcome, response?: string): Attempt => ({
-      ...outcome,
+    const done = (reply: Reply, response?: string): Attempt => ({
+      ...reply,
       response,
       ms: Math.round(performance.now() - begunMs),
     });
@@ -53,8 +47,7 @@ export class Sender {
         ...signedHeaders(eventId, Math.floor(Date.now() / 1_000), body, this.#secrets(webhook, dataKey)),
       };
       const { status, retryAfter, text } = await this.#poster.post(new URL(webhook.url), headers, body, signal);
-      const outcome = { status, retryAfter };
-      return done({ ...outcome, ...(isSuccess(outcome) ? {} : { error: `the receiver answered ${status}` }) }, shown(text));
+      return done({ status, retryAfter, error: outcomeOf({ status }).error }, shown(text));
     } catch (error) {
       signal.throwIfAborted();
       return done({ error: error instanceof VaultError ? "the webhook's secret does not open" : messageOf(error).slice(0, 500) });

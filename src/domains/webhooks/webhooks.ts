@@ -5,8 +5,9 @@ import { actorOf, type Caller } from '../../lib/caller.js';
 import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
+import type { Poster } from '../../link/outbound.js';
 import type { Vault } from '../../vault/vault.js';
-import { type Poster, secretPlace } from './sender.js';
+import { secretPlace } from './sender.js';
 import { newSecret, secretOf, secretText } from './signing.js';
 import * as deliveries from './deliveries.store.js';
 import type { CreateWebhook, NewWebhookAnswer, RotateSecret, UpdateWebhook, WebhookAnswer } from './webhooks.schema.js';
@@ -29,7 +30,7 @@ const WEBHOOKS_AT_MOST = 20;
 const OVERLAP_S = 86_400;
 const PRUNED_AT_ONCE = 5_000;
 
-/** A user's webhooks: where its events are sent. `dispatch.ts` sends them. */
+/** A user's webhooks: where its events are sent. `carrier.ts` sends them. */
 export class Webhooks {
   readonly #db: Kysely<Schema>;
   readonly #vault: Vault;
