@@ -11,3 +11,9 @@ export function ifMatch(c: Context): number | undefined {
     fields: [{ path: 'If-Match', message: 'must be one version in quotes, as in ETag: "3"' }],
   });
 }
+
+/** Answers it with its version as the `ETag`, for the `If-Match` of the next write. */
+export function tagged<T extends { version: number }>(c: Context, answer: T) {
+  c.header('ETag', `"${answer.version}"`);
+  return c.json(answer, 200);
+}

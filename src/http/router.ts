@@ -1,6 +1,6 @@
 import { createRoute, OpenAPIHono, type RouteConfig, type RouteHandler, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import type { Caller } from '../lib/caller.js';
+import type { Caller, Change } from '../lib/caller.js';
 import { AppError } from '../lib/errors.js';
 import type { Access } from './authorize.js';
 import { guard } from './guard.js';
@@ -218,4 +218,8 @@ export function concerns(c: Context<Env>, userId: string): void {
 
 export function requestIdOf(c: Context<Env>): string {
   return c.env.berth.requestId;
+}
+
+export function changeOf(c: Context<Env>): Change {
+  return { caller: callerOf(c), requestId: requestIdOf(c) };
 }

@@ -4,6 +4,12 @@ export type Caller =
   | { kind: 'user'; keyId: string; userId: string; userName: string; tier: string }
   | { kind: 'agent'; keyId: string; userId: string; userName: string; tier: string; agentId: string; agentName: string };
 
+/** Who changes something, by which request. */
+export interface Change {
+  caller: Caller;
+  requestId: string;
+}
+
 /** The caller as the `actor` of events and audit rows: kind and key, never a name. */
 export function actorOf(caller: Caller): string {
   return `${caller.kind}:${caller.keyId}`;

@@ -1,5 +1,5 @@
 import { z } from '@hono/zod-openapi';
-import { ifMatch } from '../../http/if-match.js';
+import { ifMatch, tagged } from '../../http/if-match.js';
 import { json, jsonBody, pageAnswer, PageQuery } from '../../http/page.js';
 import { originOf } from '../../http/origin.js';
 import { callerOf, createRouter, requestIdOf, route, tenantOf } from '../../http/router.js';
@@ -73,11 +73,7 @@ export function agentsRoutes({ agents, publicUrl }: AgentsRoutesOptions) {
       request: { params: AgentParams },
       responses: { 200: json('The agent.', AgentAnswer) },
     }),
-    async (c) => {
-      const agent = await agents.get(tenantOf(c), c.req.valid('param').agent);
-      c.header('ETag', `"${agent.version}"`);
-      return c.json(agent, 200);
-    },
+    async (c) => tagged(c, await agents.get(tenantOf(c), c.req.valid('param').agent)),
   );
 
   router.openapi(

@@ -1,6 +1,5 @@
 import { z } from '@hono/zod-openapi';
-import type { Context } from 'hono';
-import { ifMatch } from '../../http/if-match.js';
+import { ifMatch, tagged } from '../../http/if-match.js';
 import { json, pageAnswer, PageQuery } from '../../http/page.js';
 import { callerOf, createRouter, requestIdOf, route, tenantOf } from '../../http/router.js';
 import { pageRequest } from '../../lib/page.js';
@@ -100,9 +99,4 @@ export function configsRoutes(configs: Configs) {
   );
 
   return router;
-}
-
-function tagged<T extends { version: number }>(c: Context, answer: T) {
-  c.header('ETag', `"${answer.version}"`);
-  return c.json(answer, 200);
 }

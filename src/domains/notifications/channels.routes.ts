@@ -1,9 +1,7 @@
 import { z } from '@hono/zod-openapi';
-import type { Context } from 'hono';
-import { ifMatch } from '../../http/if-match.js';
+import { ifMatch, tagged } from '../../http/if-match.js';
 import { json, jsonBody, PageQuery } from '../../http/page.js';
-import type { Env } from '../../http/request-state.js';
-import { callerOf, createRouter, requestIdOf, route, type Router, tenantOf } from '../../http/router.js';
+import { changeOf, createRouter, route, type Router, tenantOf } from '../../http/router.js';
 import { pageRequest } from '../../lib/page.js';
 import type { Channels } from './channels.js';
 import {
@@ -15,7 +13,6 @@ import {
   SentAnswer,
   UpdateChannel,
 } from './channels.schema.js';
-import type { Change } from './rules.js';
 
 const tags = ['Notifications'];
 const Params = z.object({ user: z.string() });
@@ -146,13 +143,4 @@ function addSending(router: Router, channels: Channels): void {
     }),
     async (c) => c.json(await channels.test(tenantOf(c), c.req.valid('param').channel, c.req.raw.signal), 200),
   );
-}
-
-function changeOf(c: Context<Env>): Change {
-  return { caller: callerOf(c), requestId: requestIdOf(c) };
-}
-
-function tagged(c: Context<Env>, channel: ChannelAnswer) {
-  c.header('ETag', `"${channel.version}"`);
-  return c.json(channel, 200);
 }

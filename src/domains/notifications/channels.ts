@@ -1,7 +1,7 @@
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import { appendEvent } from '../../events/outbox.js';
-import { actorOf } from '../../lib/caller.js';
+import { actorOf, type Change } from '../../lib/caller.js';
 import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
@@ -19,7 +19,6 @@ import * as store from './channels.store.js';
 import type { Confirmation } from './confirmation.js';
 import { failPending } from './dispatch.store.js';
 import { testMessage } from './message.js';
-import type { Change } from './rules.js';
 import { secretPlace, type Sender, type Signing, targetPlace } from './sender.js';
 import { hintOf, targetOf, wrong } from './target.js';
 

@@ -1,11 +1,9 @@
 import { z } from '@hono/zod-openapi';
-import type { Context } from 'hono';
-import { ifMatch } from '../../http/if-match.js';
+import { ifMatch, tagged } from '../../http/if-match.js';
 import { json, jsonBody, PageQuery } from '../../http/page.js';
-import type { Env } from '../../http/request-state.js';
-import { callerOf, createRouter, requestIdOf, route, type Router, tenantOf } from '../../http/router.js';
+import { changeOf, createRouter, route, type Router, tenantOf } from '../../http/router.js';
 import { pageRequest } from '../../lib/page.js';
-import type { Change, Rules } from './rules.js';
+import type { Rules } from './rules.js';
 import { CreateRule, RuleAnswer, RulesAnswer, UpdateRule } from './rules.schema.js';
 
 const Params = z.object({ user: z.string() });
@@ -95,13 +93,4 @@ function addRules(
       return c.body(null, 204);
     },
   );
-}
-
-function changeOf(c: Context<Env>): Change {
-  return { caller: callerOf(c), requestId: requestIdOf(c) };
-}
-
-function tagged(c: Context<Env>, rule: RuleAnswer) {
-  c.header('ETag', `"${rule.version}"`);
-  return c.json(rule, 200);
 }

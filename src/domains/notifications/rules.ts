@@ -1,7 +1,7 @@
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import { appendEvent } from '../../events/outbox.js';
-import { actorOf, type Caller } from '../../lib/caller.js';
+import { actorOf, type Change } from '../../lib/caller.js';
 import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
@@ -9,12 +9,6 @@ import { lockUser } from './channels.store.js';
 import { conditionOf, isSame } from './condition.js';
 import { type CreateRule, type RuleAnswer, ruleAnswer, type UpdateRule } from './rules.schema.js';
 import * as store from './rules.store.js';
-
-/** Who changes something, by which request. */
-export interface Change {
-  caller: Caller;
-  requestId: string;
-}
 
 const RULES_AT_MOST = 50;
 const DEDUPE_S = 300;

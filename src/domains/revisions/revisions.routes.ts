@@ -1,8 +1,7 @@
 import { z } from '@hono/zod-openapi';
-import type { Context } from 'hono';
 import { ifMatch } from '../../http/if-match.js';
 import { json, jsonBody } from '../../http/page.js';
-import { callerOf, createRouter, requestIdOf, route, type Router, tenantOf } from '../../http/router.js';
+import { changeOf, createRouter, route, type Router, tenantOf } from '../../http/router.js';
 import { DeploymentAnswer } from '../deployments/deployments.schema.js';
 import type { Revisions } from './revisions.js';
 import { CreateDeployment, NewDeployment, RolledBack, UpdateDeployment } from './revisions.schema.js';
@@ -26,7 +25,7 @@ export function revisionsRoutes(revisions: Revisions): Router {
         202: json('Made, and on its way: see deploy/status. The key of its agent is shown this once.', NewDeployment),
       },
     }),
-    async (c) => c.json(await revisions.create(tenantOf(c), c.req.valid('json'), askingOf(c)), 202),
+    async (c) => c.json(await revisions.create(tenantOf(c), c.req.valid('json'), changeOf(c)), 202),
   );
 
   router.openapi(
@@ -40,7 +39,7 @@ export function revisionsRoutes(revisions: Revisions): Router {
       responses: { 200: json('As it is to be now; how far that is, is its status.', DeploymentAnswer) },
     }),
     async (c) => {
-      const asking = { ...askingOf(c), guard: ifMatch(c) };
+      const asking = { ...changeOf(c), guard: ifMatch(c) };
       const answer = await revisions.update(tenantOf(c), c.req.valid('param').deployment, c.req.valid('json'), asking);
       c.header('ETag', `"${answer.revision}"`);
       return c.json(answer, 200);
@@ -63,7 +62,7 @@ export function revisionsRoutes(revisions: Revisions): Router {
       },
     }),
     async (c) => {
-      const gone = await revisions.delete(tenantOf(c), c.req.valid('param').deployment, { ...askingOf(c), guard: ifMatch(c) });
+      const gone = await revisions.delete(tenantOf(c), c.req.valid('param').deployment, { ...changeOf(c), guard: ifMatch(c) });
       return c.json({ ...gone, status: 'deleting' as const }, 202);
     },
   );
@@ -80,13 +79,9 @@ export function revisionsRoutes(revisions: Revisions): Router {
     }),
     async (c) => {
       const { deployment, revision } = c.req.valid('param');
-      return c.json(await revisions.rollBack(tenantOf(c), deployment, revision, { ...askingOf(c), guard: ifMatch(c) }), 202);
+      return c.json(await revisions.rollBack(tenantOf(c), deployment, revision, { ...changeOf(c), guard: ifMatch(c) }), 202);
     },
   );
 
   return router;
-}
-
-function askingOf(c: Context) {
-  return { caller: callerOf(c), requestId: requestIdOf(c) };
 }

@@ -1,6 +1,6 @@
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import { ifMatch } from '../../http/if-match.js';
+import { ifMatch, tagged } from '../../http/if-match.js';
 import { json, jsonBody, pageAnswer, PageQuery } from '../../http/page.js';
 import { callerOf, createRouter, requestIdOf, route, tenantOf } from '../../http/router.js';
 import { pageRequest } from '../../lib/page.js';
@@ -67,11 +67,7 @@ export function secretsRoutes(secrets: Secrets) {
       request: { params: UserParams, body: jsonBody(PutSecrets) },
       responses: { 200: put },
     }),
-    async (c) => {
-      const answer = await secrets.put(tenantOf(c), undefined, c.req.valid('json'), false, askingOf(c));
-      c.header('ETag', `"${answer.version}"`);
-      return c.json(answer, 200);
-    },
+    async (c) => tagged(c, await secrets.put(tenantOf(c), undefined, c.req.valid('json'), false, askingOf(c))),
   );
 
   router.openapi(
@@ -87,9 +83,7 @@ export function secretsRoutes(secrets: Secrets) {
     async (c) => {
       const { agent } = c.req.valid('param');
       const shared = c.req.valid('query').shared === 'true';
-      const answer = await secrets.put(tenantOf(c), agent, c.req.valid('json'), shared, askingOf(c));
-      c.header('ETag', `"${answer.version}"`);
-      return c.json(answer, 200);
+      return tagged(c, await secrets.put(tenantOf(c), agent, c.req.valid('json'), shared, askingOf(c)));
     },
   );
 

@@ -1,6 +1,6 @@
 import { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import { ifMatch } from '../../http/if-match.js';
+import { ifMatch, tagged } from '../../http/if-match.js';
 import { json, jsonBody, pageAnswer, PageQuery } from '../../http/page.js';
 import { callerOf, createRouter, requestIdOf, route, tenantOf } from '../../http/router.js';
 import { pageRequest } from '../../lib/page.js';
@@ -50,11 +50,7 @@ export function skillsRoutes(skills: Skills) {
       request: { params: SkillParams },
       responses: { 200: json('The skill.', SkillDetail) },
     }),
-    async (c) => {
-      const skill = await skills.get(tenantOf(c), c.req.valid('param').id);
-      c.header('ETag', `"${skill.version}"`);
-      return c.json(skill, 200);
-    },
+    async (c) => tagged(c, await skills.get(tenantOf(c), c.req.valid('param').id)),
   );
 
   router.openapi(

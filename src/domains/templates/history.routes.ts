@@ -1,5 +1,5 @@
 import { z } from '@hono/zod-openapi';
-import { ifMatch } from '../../http/if-match.js';
+import { ifMatch, tagged } from '../../http/if-match.js';
 import { json, pageAnswer, PageQuery } from '../../http/page.js';
 import { callerOf, createRouter, requestIdOf, route, type Router, tenantOf } from '../../http/router.js';
 import { pageRequest } from '../../lib/page.js';
@@ -117,9 +117,7 @@ function addWrites(router: Router, templates: Templates, { base, file, version, 
     async (c) => {
       const params = c.req.valid('param');
       const writing = { guard: ifMatch(c), caller: callerOf(c), requestId: requestIdOf(c) };
-      const now = await templates.restore(tenantOf(c), scopeOf(params), params.file, params.version, writing);
-      c.header('ETag', `"${now.version}"`);
-      return c.json(now, 200);
+      return tagged(c, await templates.restore(tenantOf(c), scopeOf(params), params.file, params.version, writing));
     },
   );
 

@@ -1,5 +1,5 @@
 import { z } from '@hono/zod-openapi';
-import { ifMatch } from '../../http/if-match.js';
+import { ifMatch, tagged } from '../../http/if-match.js';
 import { json, jsonBody, pageAnswer, PageQuery } from '../../http/page.js';
 import { callerOf, concerns, createRouter, requestIdOf, route, tenantOf } from '../../http/router.js';
 import { pageRequest } from '../../lib/page.js';
@@ -52,11 +52,7 @@ export function usersRoutes(users: Users) {
       request: { params: UserParams },
       responses: { 200: json('The user.', UserWithAgents) },
     }),
-    async (c) => {
-      const user = await users.get(tenantOf(c));
-      c.header('ETag', `"${user.version}"`);
-      return c.json(user, 200);
-    },
+    async (c) => tagged(c, await users.get(tenantOf(c))),
   );
 
   router.openapi(

@@ -1,12 +1,10 @@
 import { z } from '@hono/zod-openapi';
-import type { Context } from 'hono';
-import { ifMatch } from '../../http/if-match.js';
+import { ifMatch, tagged } from '../../http/if-match.js';
 import { json, jsonBody, PageQuery } from '../../http/page.js';
-import type { Env } from '../../http/request-state.js';
-import { callerOf, createRouter, requestIdOf, route, tenantOf } from '../../http/router.js';
+import { changeOf, createRouter, route, tenantOf } from '../../http/router.js';
 import { pageRequest } from '../../lib/page.js';
 import type { DeliveryLog } from './delivery-log.js';
-import type { Change, Webhooks } from './webhooks.js';
+import type { Webhooks } from './webhooks.js';
 import {
   CreateWebhook,
   DeliveriesAnswer,
@@ -174,13 +172,4 @@ export function webhooksRoutes(webhooks: Webhooks, log: DeliveryLog) {
   );
 
   return router;
-}
-
-function changeOf(c: Context<Env>): Change {
-  return { caller: callerOf(c), requestId: requestIdOf(c) };
-}
-
-function tagged(c: Context<Env>, webhook: WebhookAnswer) {
-  c.header('ETag', `"${webhook.version}"`);
-  return c.json(webhook, 200);
 }

@@ -1,7 +1,7 @@
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import { appendEvent } from '../../events/outbox.js';
-import { actorOf, type Caller } from '../../lib/caller.js';
+import { actorOf, type Change } from '../../lib/caller.js';
 import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
@@ -18,12 +18,6 @@ export interface WebhooksOptions {
   vault: Vault;
   poster: Pick<Poster, 'refusal'>;
   retentionDays: number;
-}
-
-/** Who changes something, by which request. */
-export interface Change {
-  caller: Caller;
-  requestId: string;
 }
 
 const WEBHOOKS_AT_MOST = 20;
