@@ -10,7 +10,7 @@ import type { Egress } from './listener.js';
 import { type LiveConnection, LiveConnections } from './live.js';
 import { checkPolicy, type EgressPolicy, parseTarget, type Target } from './policy.js';
 import { answerRaw } from './refusal.js';
-import { Shares } from './shares.js';
+import { Shares } from '../lib/shares.js';
 import { createResolver, dialChecked, parseDenied, resolveChecked } from './resolve.js';
 import { runTunnel } from './tunnel.js';
 

@@ -5,6 +5,7 @@ import { actorOf, type Change } from '../../lib/caller.js';
 import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
+import { Shares } from '../../lib/shares.js';
 import type { Poster } from '../../link/outbound.js';
 import type { Vault } from '../../vault/vault.js';
 import {
@@ -40,7 +41,7 @@ const BY_HAND = 'it was disabled by its user';
 export class Channels {
   readonly #options: ChannelsOptions;
   readonly #db: Kysely<Schema>;
-  readonly #testing = new Map<string, number>();
+  readonly #testing = new Shares();
 
   constructor(options: ChannelsOptions) {
     this.#options = options;
@@ -152,7 +153,11 @@ export class Channels {
     if (!dataKey) throw new AppError('not_found', 'channel not found');
     if (channel.kind === 'email') await this.#noteTest(userId, channel, dataKey);
     const message = testMessage(newId('ntf'), userId, channel);
-    return sentAnswer(await this.#alone(userId, () => this.#options.sender.send(channel, dataKey, message, signal)));
+    return sentAnswer(
+      await this.#testing.during(userId, TESTS_AT_ONCE, 'tests of channels', () =>
+        this.#options.sender.send(channel, dataKey, message, signal),
+      ),
+    );
   }
 
   async #noteTest(userId: string, channel: store.ChannelRow, dataKey: Buffer): Promise<void> {
@@ -182,20 +187,6 @@ export class Channels {
     const row = await store.readChannel(db, userId, id);
     if (!row) throw new AppError('not_found', 'channel not found');
     return row;
-  }
-
-  async #alone<T>(userId: string, work: () => Promise<T>): Promise<T> {
-    const running = this.#testing.get(userId) ?? 0;
-    if (running >= TESTS_AT_ONCE)
-      throw new AppError('rate_limited', `more than ${TESTS_AT_ONCE} tests of channels at once`, { retryAfterS: 5 });
-    this.#testing.set(userId, running + 1);
-    try {
-      return await work();
-    } finally {
-      const left = (this.#testing.get(userId) ?? 1) - 1;
-      if (left === 0) this.#testing.delete(userId);
-      else this.#testing.set(userId, left);
-    }
   }
 }
 

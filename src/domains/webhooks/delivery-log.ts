@@ -3,6 +3,7 @@ import type { Schema } from '../../db/schema.js';
 import { AppError } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { encodeCursor, type Page, type PageRequest } from '../../lib/page.js';
+import { Shares } from '../../lib/shares.js';
 import * as store from './deliveries.store.js';
 import type { Sender } from './sender.js';
 import type { Webhooks } from './webhooks.js';
@@ -24,7 +25,7 @@ const TESTS_AT_ONCE = 2;
 export class DeliveryLog {
   readonly #options: DeliveryLogOptions;
   readonly #db: Kysely<Schema>;
-  readonly #testing = new Map<string, number>();
+  readonly #testing = new Shares();
 
   constructor(options: DeliveryLogOptions) {
     this.#options = options;
@@ -79,7 +80,9 @@ export class DeliveryLog {
       id: eventId,
       user_id: userId,
     });
-    const attempt = await this.#alone(userId, () => this.#options.sender.send(webhook, dataKey, { eventId, body }, signal));
+    const attempt = await this.#testing.during(userId, TESTS_AT_ONCE, 'tests of webhooks', () =>
+      this.#options.sender.send(webhook, dataKey, { eventId, body }, signal),
+    );
     const delivered = attempt.error === undefined;
     const id = newId('whd');
     const row = await this.#db.transaction().execute(async (trx) => {
@@ -90,20 +93,6 @@ export class DeliveryLog {
       return store.insertAttempt(trx, userId, id, { ms, status: answered, error, response });
     });
     return { delivered, delivery_id: id, attempt: attemptAnswer(row) };
-  }
-
-  async #alone<T>(userId: string, work: () => Promise<T>): Promise<T> {
-    const running = this.#testing.get(userId) ?? 0;
-    if (running >= TESTS_AT_ONCE)
-      throw new AppError('rate_limited', `more than ${TESTS_AT_ONCE} tests of webhooks at once`, { retryAfterS: 5 });
-    this.#testing.set(userId, running + 1);
-    try {
-      return await work();
-    } finally {
-      const left = (this.#testing.get(userId) ?? 1) - 1;
-      if (left === 0) this.#testing.delete(userId);
-      else this.#testing.set(userId, left);
-    }
   }
 }
 
