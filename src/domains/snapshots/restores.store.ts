@@ -42,42 +42,6 @@ export async function listRestores(db: Db, userId: string, agentId: string, page
     .execute();
 }
 
-/** Takes up to `limit` that nobody works on; those that were never tried come first. */
-export async function claimRestoresAcrossTenants(db: Db, limit: number, holdS: number): Promise<RestoreRow[]> {
-  return db
-    .updateTable('restores')
-    .set({ held_until: sql<Date>`now() + make_interval(secs => ${holdS})` })
-    .where('id', 'in', (eb) =>
-      eb
-        .selectFrom('restores as r')
-        .innerJoin('users as u', 'u.id', 'r.user_id')
-        .select('r.id')
-        .where('r.state', '=', 'pending')
-        .where('u.deleting_at', 'is', null)
-        .where((of) => of.or([of('r.held_until', 'is', null), of('r.held_until', '<', sql<Date>`now()`)]))
-        .orderBy('r.held_until', (order) => order.asc().nullsFirst())
-        .orderBy('r.id')
-        .limit(limit)
-        .forUpdate('r')
-        .skipLocked(),
-    )
-    .returningAll()
-    .execute();
-}
-
-export async function holdRestore(db: Db, userId: string, id: string, holdS: number, reason?: string): Promise<void> {
-  await db
-    .updateTable('restores')
-    .set({
-      held_until: sql<Date>`now() + make_interval(secs => ${holdS})`,
-      ...(reason === undefined ? {} : { reason }),
-    })
-    .where('user_id', '=', userId)
-    .where('id', '=', id)
-    .where('state', '=', 'pending')
-    .execute();
-}
-
 /** The settings were given to the agent; what of them was left out is said. */
 export async function settingsGiven(db: Db, userId: string, id: string, leftOut: object[]): Promise<void> {
   await db

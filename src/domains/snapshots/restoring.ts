@@ -8,6 +8,7 @@ import type { Log } from '../../lib/log.js';
 import type { AgentArrivals, Agents } from '../agents/agents.js';
 import type { Chat } from '../chat/chat.js';
 import type { Deployments } from '../deployments/deployments.js';
+import { hold } from './held.store.js';
 import { linesOf } from './journal-check.js';
 import type { Keeping } from './keeping.js';
 import { section } from './recording.js';
@@ -74,7 +75,7 @@ export class Restoring {
     const reason = reasonOf(error);
     log.warn({ restore: id, err: error }, `a state was not put in place: ${messageOf(error)}`);
     if (!isForGood(error) && Date.now() - row.created_at.getTime() < GIVE_UP_MS) {
-      await restores.holdRestore(db, userId, id, AFTER_FAILURE_S, reason);
+      await hold(db, userId, 'restores', id, AFTER_FAILURE_S, reason);
       return { againInS: AFTER_FAILURE_S };
     }
     const touched = await db.transaction().execute(async (trx) => {

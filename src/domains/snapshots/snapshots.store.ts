@@ -10,8 +10,6 @@ type NewSnapshot = Omit<
   'user_id' | 'settings' | 'contents' | 'reason' | 'held_until' | 'expires_at' | 'taken_at' | 'stream_key'
 > & { settings: object };
 
-const seconds = (n: number) => sql<Date>`now() + make_interval(secs => ${n})`;
-
 export async function insertSnapshot(db: Db, userId: string, row: NewSnapshot): Promise<void> {
   await db
     .insertInto('snapshots')
@@ -89,40 +87,6 @@ export async function readRoom(db: Db, userId: string) {
 }
 
 // ---- work ------------------------------------------------------------------------------------------------------------------
-
-/** Takes up to `limit` that are to be taken and that nobody works on; those that were never tried come first. */
-export async function claimAcrossTenants(db: Db, limit: number, holdS: number): Promise<SnapshotRow[]> {
-  return db
-    .updateTable('snapshots')
-    .set({ held_until: seconds(holdS) })
-    .where('id', 'in', (eb) =>
-      eb
-        .selectFrom('snapshots as s')
-        .innerJoin('users as u', 'u.id', 's.user_id')
-        .select('s.id')
-        .where('s.state', '=', 'pending')
-        .where('u.deleting_at', 'is', null)
-        .where((of) => of.or([of('s.held_until', 'is', null), of('s.held_until', '<', sql<Date>`now()`)]))
-        .orderBy('s.held_until', (order) => order.asc().nullsFirst())
-        .orderBy('s.id')
-        .limit(limit)
-        .forUpdate('s')
-        .skipLocked(),
-    )
-    .returningAll()
-    .execute();
-}
-
-/** Nobody else takes it up for so long. */
-export async function holdSnapshot(db: Db, userId: string, id: string, holdS: number, reason?: string): Promise<void> {
-  await db
-    .updateTable('snapshots')
-    .set({ held_until: seconds(holdS), ...(reason === undefined ? {} : { reason }) })
-    .where('user_id', '=', userId)
-    .where('id', '=', id)
-    .where('state', '=', 'pending')
-    .execute();
-}
 
 /** It is there; answers whether it was still waited for. */
 export async function finishSnapshot(

@@ -18,6 +18,7 @@ import type { Deployments } from '../deployments/deployments.js';
 import { restoreAnswer, snapshotAnswer, snapshotDetail } from './answers.js';
 import { Copies } from './copies.js';
 import { exportOf } from './export.js';
+import * as held from './held.store.js';
 import { checkRoom, Keeping } from './keeping.js';
 import * as restores from './restores.store.js';
 import { Restoring } from './restoring.js';
@@ -81,16 +82,16 @@ export class Snapshots implements Farewell {
     this.#takers = new Workers({
       atATime: AT_A_TIME,
       log,
-      claim: (limit, holdS) => store.claimAcrossTenants(db, limit, holdS),
-      hold: (row, seconds) => store.holdSnapshot(db, row.user_id, row.id, seconds),
+      claim: (limit, holdS) => held.claimAcrossTenants(db, 'snapshots', limit, holdS),
+      hold: (row, seconds) => held.hold(db, row.user_id, 'snapshots', row.id, seconds),
       work: (row, signal) => taking.take(row, signal),
       failed: (row, error) => taking.failed(row, error),
     });
     this.#restorers = new Workers({
       atATime: AT_A_TIME,
       log,
-      claim: (limit, holdS) => restores.claimRestoresAcrossTenants(db, limit, holdS),
-      hold: (row, seconds) => restores.holdRestore(db, row.user_id, row.id, seconds),
+      claim: (limit, holdS) => held.claimAcrossTenants(db, 'restores', limit, holdS),
+      hold: (row, seconds) => held.hold(db, row.user_id, 'restores', row.id, seconds),
       work: (row, signal) => restoring.restore(row, signal),
       failed: (row, error) => restoring.failed(row, error),
     });

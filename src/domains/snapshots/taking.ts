@@ -9,6 +9,7 @@ import type { Log } from '../../lib/log.js';
 import type { AgentArrivals, Agents } from '../agents/agents.js';
 import type { Chat } from '../chat/chat.js';
 import type { Deployments } from '../deployments/deployments.js';
+import { hold } from './held.store.js';
 import { checkRoom, type Keeping } from './keeping.js';
 import { bytesOfJournal, Recording } from './recording.js';
 import { type SnapshotFiles, TakenOver } from './snapshot-files.js';
@@ -63,7 +64,7 @@ export class Taking {
     const reason = error instanceof AppError ? error.message : 'Berth failed; its log has the cause';
     log.warn({ snapshot: row.id, err: error }, `a snapshot was not taken: ${messageOf(error)}`);
     if (isForGood(error) || this.#isOverdue(row)) return this.#fail(row, reason);
-    await store.holdSnapshot(db, row.user_id, row.id, AFTER_FAILURE_S, reason);
+    await hold(db, row.user_id, 'snapshots', row.id, AFTER_FAILURE_S, reason);
     return { againInS: AFTER_FAILURE_S };
   }
 
