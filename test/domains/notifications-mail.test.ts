@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { Writable } from 'node:stream';
+import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { SmtpMailer } from '../../src/domains/notifications/mailer.js';
 import { createLog } from '../../src/lib/log.js';
@@ -215,6 +216,48 @@ describe.each(databaseKinds)('a channel of e-mail on %s', (kind) => {
     expect((await at(user, channel, '/confirm', { code: codeIn(mail!) })).json.status).toBe('active');
     expect(server.received.filter(({ to }) => to.includes(theirs))).toHaveLength(1);
   });
+
+  /** Sessions of this database that wait for a row somebody holds. */
+  async function waiting(): Promise<number> {
+    const { rows } = await sql<{ n: number }>`
+      select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`.execute(
+      app.database.db,
+    );
+    return rows[0]?.n ?? 0;
+  }
+
+  // On PGlite there is one connection: nobody can be held in the midst of what they do.
+  const orders = { pglite: [], postgres: [['confirm', 'change'] as const, ['change', 'confirm'] as const] }[kind];
+  test.each(orders)(
+    'is never confirmed at an address by the code of the one before, where %s and %s come together',
+    async (...order) => {
+      const user = await app.user();
+      const [mine, theirs] = [newAddress(), newAddress()];
+      const channel = (await add(user, mine)).json;
+      const code = codeIn((await server.got(mine, 1))[0]!);
+      const path = `/api/v1/notifications/channels/${channel.id}`;
+      const calls = {
+        confirm: () => at(user, channel, '/confirm', { code }),
+        change: () => app.call('PUT', path, { key: user.key, body: { address: theirs } }),
+      };
+      const queued = await app.database.db.transaction().execute(async (trx) => {
+        await sql`select from notification_channels where id = ${channel.id} for no key update`.execute(trx);
+        const first = calls[order[0]]();
+        await until(async () => (await waiting()) >= 1, 'the first to wait');
+        const second = calls[order[1]]();
+        await until(async () => (await waiting()) >= 2, 'both to wait');
+        return { first, second };
+      });
+      const answers = { [order[0]]: await queued.first, [order[1]]: await queued.second };
+      expect(answers['change']!.json).toMatchObject({ status: 'unconfirmed', code_sent: true });
+      // Whoever guessed before the change may have confirmed before it, too: that is the first address, and is over.
+      expect(order[0] === 'confirm' ? [200, 409] : [400]).toContain(answers['confirm']!.status);
+      expect((await app.get(path, user.key)).json.status).toBe('unconfirmed');
+      expect((await at(user, channel, '/confirm', { code })).json.fields[0].path).toBe('code');
+      const [mail] = await server.got(theirs, 1);
+      expect((await at(user, channel, '/confirm', { code: codeIn(mail!) })).json.status).toBe('active');
+    },
+  );
 
   test('says whether its code was sent, and tries again what the server does not take', async () => {
     const user = await app.user();

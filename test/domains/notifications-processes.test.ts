@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openDatabase } from '../../src/db/open.js';
 import { createLog } from '../../src/lib/log.js';
 import { startApp, type TestApp } from '../support/app.js';
+import { startChild } from '../support/child.js';
 import { testDatabase } from '../support/database.js';
 import { happen } from '../support/happen.js';
 import { HookReceiver } from '../support/hook-receiver.js';
@@ -193,6 +194,33 @@ describe('notifications of two processes on one database', () => {
     await until(async () => (await pending(user)).length === 0, 'it to be settled');
     expect(new Set(target.received.map((one) => one.id)).size).toBe(1);
     expect(await inbox(user)).toHaveLength(1);
+  });
+
+  test('an attempt in which a process was killed is made again by another once its lease is over, and counts as theirs', async () => {
+    const user = await here.user();
+    const target = await receiver();
+    const { id } = await channel(user, target.url);
+    await rule(user, { kind: 'event', events: ['test.*'], channels: [id] });
+    const setLease = (lease_until: Date) =>
+      db().updateTable('notification_channels').set({ lease_by: 'p-child', lease_until }).where('id', '=', id).execute();
+    await setLease(new Date(Date.now() + 3_600_000));
+    await happen(db(), user.id, 'test.happened');
+    await until(async () => (await pending(user)).length === 1, 'it to be on its way');
+    target.answer = () => undefined;
+    const child = startChild(new URL('notification-sender-child.ts', import.meta.url), [here.database.url!, user.id, id]);
+    child.say(here.masterKey.toString('base64'));
+    await target.got(1);
+    await child.kill();
+    // Nobody knows what came of it: it stands as it was, and is nobody else's before the lease is over.
+    const [left] = await inbox(user);
+    const deliveries = async () => (await here.get(`/api/v1/notifications/${left.id}`, user.key)).json.deliveries;
+    expect(await deliveries()).toMatchObject([{ status: 'pending', tries: 0 }]);
+    target.answer = (response) => response.writeHead(target.received.length === 2 ? 500 : 204).end();
+    await setLease(new Date(Date.now() - 1_000));
+    await target.got(3);
+    await until(async () => (await pending(user)).length === 0, 'it to be settled');
+    expect(await deliveries()).toMatchObject([{ status: 'delivered', tries: 2 }]);
+    expect(target.received.map((one) => one.id)).toEqual([left.id, left.id, left.id]);
   });
 
   test('is seen and read by either', async () => {
