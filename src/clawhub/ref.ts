@@ -1,4 +1,4 @@
-import { AppError } from '../lib/errors.js';
+import { wrongField } from '../lib/errors.js';
 
 /** A skill of the registry: `weather`, or `@steipete/weather` where several publishers have one. */
 export interface SkillRef {
@@ -13,10 +13,10 @@ const OWNER = /^[a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?$/;
 export function readRef(text: string, owner?: string): SkillRef {
   const match = /^(?:@?([^/]*)\/)?([^/]*)$/.exec(text.trim());
   const slug = match?.[2] ?? '';
-  if (!match || !SLUG.test(slug) || slug.includes('..')) throw bad('path.slug', 'must be a slug, or @owner/slug');
+  if (!match || !SLUG.test(slug) || slug.includes('..')) throw wrongField('path.slug', 'must be a slug, or @owner/slug');
   const said = match[1] === undefined ? undefined : readOwner(match[1], 'path.slug');
   const apart = owner === undefined ? undefined : readOwner(owner, 'owner');
-  if (said !== undefined && apart !== undefined && said !== apart) throw bad('owner', 'is not that of the path');
+  if (said !== undefined && apart !== undefined && said !== apart) throw wrongField('owner', 'is not that of the path');
   return { slug: slug.toLowerCase(), owner: said ?? apart };
 }
 
@@ -32,10 +32,6 @@ export function plainOwner(handle: string | undefined): string | undefined {
 
 function readOwner(text: string, path: string): string {
   const plain = plainOwner(text);
-  if (plain === undefined) throw bad(path, 'names no publisher: 1 to 40 of a-z, 0-9, ., _ and -');
+  if (plain === undefined) throw wrongField(path, 'names no publisher: 1 to 40 of a-z, 0-9, ., _ and -');
   return plain;
-}
-
-function bad(path: string, message: string): AppError {
-  return new AppError('invalid_request', 'invalid request', { fields: [{ path, message }] });
 }

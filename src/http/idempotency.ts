@@ -1,7 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import type { Context, Next } from 'hono';
 import { actorOf, type Caller } from '../lib/caller.js';
-import { AppError, messageOf } from '../lib/errors.js';
+import { AppError, messageOf, wrongField } from '../lib/errors.js';
 import { headerOf } from './authenticate.js';
 import type { Env, StreamCopy } from './request-state.js';
 
@@ -78,9 +78,7 @@ export function onceOf(c: Context<Env>): { key: string; body: string } | undefin
 function entryOf(c: Context<Env>, caller: Caller, body: Buffer | undefined): IdempotencyEntry {
   const key = headerOf(c, 'idempotency-key') ?? '';
   if (!/^[\x20-\x7e]+$/.test(key) || key.length > MAX_KEY_LENGTH) {
-    throw new AppError('invalid_request', 'invalid request', {
-      fields: [{ path: 'header.Idempotency-Key', message: `must be 1 to ${MAX_KEY_LENGTH} printable ASCII characters` }],
-    });
+    throw wrongField('header.Idempotency-Key', `must be 1 to ${MAX_KEY_LENGTH} printable ASCII characters`);
   }
   const { url } = c.req;
   const { path, tenantId } = c.env.berth;

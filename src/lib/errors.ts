@@ -54,6 +54,11 @@ export class AppError extends Error {
   }
 }
 
+/** A request of which that one field is wrong. */
+export function wrongField(path: string, message: string, cause?: unknown): AppError {
+  return new AppError('invalid_request', 'invalid request', { cause, fields: [{ path, message }] });
+}
+
 /** `unavailable`, and the other side has seen nothing of the request: it may be made again without being carried out twice. */
 export class NotSent extends AppError {
   constructor(message: string, options: { cause?: unknown } = {}) {

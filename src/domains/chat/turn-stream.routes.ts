@@ -1,7 +1,7 @@
 import type { Context } from 'hono';
 import type { Env } from '../../http/request-state.js';
 import { type EventSink, type ServerEvent, streamEvents, type StreamOptions } from '../../http/sse.js';
-import { AppError } from '../../lib/errors.js';
+import { AppError, wrongField } from '../../lib/errors.js';
 import { eventId } from './turn-event.js';
 import type { Joined, Turns } from './turns.js';
 
@@ -21,7 +21,7 @@ export function lastEventIdOf(c: Context<Env>, turnId?: string): Seen | undefine
   const [, turn, seq] = EVENT_ID.exec(id) ?? [];
   if (turn === undefined || (turnId !== undefined && turn !== turnId)) {
     const message = turnId === undefined ? 'must be the id of an event of a turn' : 'must be the id of an event of this turn';
-    throw new AppError('invalid_request', 'invalid request', { fields: [{ path: 'header.Last-Event-ID', message }] });
+    throw wrongField('header.Last-Event-ID', message);
   }
   return { turnId: turn, seq: seq === 'end' ? 'end' : Number(seq) };
 }

@@ -1,5 +1,5 @@
 import { validationError } from '../../http/validate.js';
-import { AppError } from '../../lib/errors.js';
+import { wrongField } from '../../lib/errors.js';
 import type { ContainerLimits, NetworkPolicy } from '../deployments/deployments.table.js';
 import { ConfigDocument, type ConfigPatch } from './configs.schema.js';
 import { mergePatch } from './merge.js';
@@ -45,7 +45,7 @@ function refuseUnheardHosts({ network }: ConfigPatch, merged: unknown): void {
   const mode = (merged as { mode?: unknown } | undefined)?.mode;
   if (!network?.hosts || (mode !== 'open' && mode !== 'none')) return;
   const message = `must not be there: the mode is ${mode}, and hosts are of the mode allowlist`;
-  throw new AppError('invalid_request', 'invalid request', { fields: [{ path: 'network.hosts', message }] });
+  throw wrongField('network.hosts', message);
 }
 
 /** Another mode leaves behind what only the mode before it had: nobody should have to name that to be rid of it. */

@@ -2,7 +2,7 @@ import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import { appendEvent } from '../../events/outbox.js';
 import { actorOf, type Change } from '../../lib/caller.js';
-import { AppError } from '../../lib/errors.js';
+import { AppError, wrongField } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
 import { Shares } from '../../lib/shares.js';
@@ -21,7 +21,7 @@ import type { Confirmation } from './confirmation.js';
 import { failPending } from './dispatch.store.js';
 import { testMessage } from './message.js';
 import { secretPlace, type Sender, type Signing, targetPlace } from './sender.js';
-import { hintOf, targetOf, wrong } from './target.js';
+import { hintOf, targetOf } from './target.js';
 
 export interface ChannelsOptions {
   db: Kysely<Schema>;
@@ -54,7 +54,7 @@ export class Channels {
     const { confirmation, poster, signing, vault } = this.#options;
     if (kind === 'email') confirmation.checkIsSetUp();
     const target = targetOf(kind, wish, poster);
-    if (target === undefined) throw wrong(kind === 'email' ? 'address' : 'url', 'is required for this kind');
+    if (target === undefined) throw wrongField(kind === 'email' ? 'address' : 'url', 'is required for this kind');
     const secret = secretFor(kind, wish.secret, signing);
     const { row, code } = await this.#db.transaction().execute(async (trx) => {
       const user = await lock(trx, userId);
@@ -202,12 +202,12 @@ function plainChange({ name, quiet, critical_anytime, enabled }: UpdateChannel, 
 
 function secretFor(kind: CreateChannel['kind'], text: string | undefined, signing: Signing): Buffer | undefined {
   if (kind !== 'webhook') {
-    if (text !== undefined) throw wrong('secret', `is not for channels of kind ${kind}`);
+    if (text !== undefined) throw wrongField('secret', `is not for channels of kind ${kind}`);
     return undefined;
   }
   if (text === undefined) return signing.newSecret();
   const secret = signing.secretOf(text);
-  if (!secret) throw wrong('secret', 'must be whsec_ and 24 to 64 bytes as base64');
+  if (!secret) throw wrongField('secret', 'must be whsec_ and 24 to 64 bytes as base64');
   return secret;
 }
 

@@ -2,7 +2,7 @@ import { createHash, randomInt, timingSafeEqual } from 'node:crypto';
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import type { Outcome } from '../../lib/attempt.js';
-import { AppError } from '../../lib/errors.js';
+import { AppError, wrongField } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import type { Vault } from '../../vault/vault.js';
 import * as store from './channels.store.js';
@@ -85,10 +85,7 @@ export class Confirmation {
     const dataKey = await store.readDataKey(this.#options.db, userId);
     if (!dataKey || !channel.code) throw new AppError('not_found', 'channel not found');
     const right = this.#options.vault.open(dataKey, codePlace(channelId), channel.code);
-    if (!isEqual(right, Buffer.from(code)))
-      throw new AppError('invalid_request', 'invalid request', {
-        fields: [{ path: 'code', message: 'is not the code that was mailed' }],
-      });
+    if (!isEqual(right, Buffer.from(code))) throw wrongField('code', 'is not the code that was mailed');
     return channel;
   }
 

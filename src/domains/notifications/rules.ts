@@ -2,7 +2,7 @@ import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import { appendEvent } from '../../events/outbox.js';
 import { actorOf, type Change } from '../../lib/caller.js';
-import { AppError } from '../../lib/errors.js';
+import { AppError, wrongField } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
 import { lockUser } from './channels.store.js';
@@ -111,11 +111,11 @@ async function agentId(
   agent: string | null,
 ): Promise<string | null> {
   if (agent === null) {
-    if (kind === 'silence') throw wrong('agent', 'is required for this kind');
+    if (kind === 'silence') throw wrongField('agent', 'is required for this kind');
     return null;
   }
   const found = await store.findAgent(trx, userId, agent);
-  if (found === undefined) throw wrong('agent', 'must be the id or the name of an agent');
+  if (found === undefined) throw wrongField('agent', 'must be the id or the name of an agent');
   return found;
 }
 
@@ -123,12 +123,8 @@ async function setChannels(trx: Transaction<Schema>, userId: string, ruleId: str
   const wished = [...new Set(channels)];
   const own = new Set(await store.ownChannels(trx, userId, wished));
   const strange = channels.findIndex((id) => !own.has(id));
-  if (strange !== -1) throw wrong(`channels.${strange}`, 'must be the id of a channel');
+  if (strange !== -1) throw wrongField(`channels.${strange}`, 'must be the id of a channel');
   await store.setChannels(trx, userId, ruleId, wished);
-}
-
-function wrong(path: string, message: string): AppError {
-  return new AppError('invalid_request', 'invalid request', { fields: [{ path, message }] });
 }
 
 async function say(

@@ -1,4 +1,4 @@
-import { AppError } from '../../lib/errors.js';
+import { wrongField } from '../../lib/errors.js';
 import type { Poster } from '../../link/outbound.js';
 import type { ChannelKind } from './notifications.table.js';
 
@@ -10,10 +10,10 @@ export interface TargetWish {
 /** Where a channel of that kind is to send; undefined where nothing was said of it. Throws what does not belong there or may not be sent to. */
 export function targetOf(kind: ChannelKind, { url, address }: TargetWish, poster: Omit<Poster, 'post'>): string | undefined {
   if (kind === 'email') {
-    if (url !== undefined) throw wrong('url', 'is not for channels of kind email');
+    if (url !== undefined) throw wrongField('url', 'is not for channels of kind email');
     return address;
   }
-  if (address !== undefined) throw wrong('address', `is not for channels of kind ${kind}`);
+  if (address !== undefined) throw wrongField('address', `is not for channels of kind ${kind}`);
   return url === undefined ? undefined : checkedUrl(kind, url, poster);
 }
 
@@ -25,13 +25,10 @@ export function hintOf(kind: ChannelKind, target: string): string {
 
 function checkedUrl(kind: ChannelKind, text: string, poster: Omit<Poster, 'post'>): string {
   const url = URL.canParse(text) ? new URL(text) : undefined;
-  if (!url) throw wrong('url', 'must be a URL');
+  if (!url) throw wrongField('url', 'must be a URL');
   const refused = poster.refusal(url);
-  if (refused !== undefined) throw wrong('url', refused);
-  if (kind === 'slack' && url.protocol !== 'https:' && !poster.isAllowed(url)) throw wrong('url', 'must begin with https://');
+  if (refused !== undefined) throw wrongField('url', refused);
+  if (kind === 'slack' && url.protocol !== 'https:' && !poster.isAllowed(url))
+    throw wrongField('url', 'must begin with https://');
   return url.href;
-}
-
-export function wrong(path: string, message: string): AppError {
-  return new AppError('invalid_request', 'invalid request', { fields: [{ path, message }] });
 }

@@ -1,7 +1,7 @@
 import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import { actorOf, type Caller } from '../../lib/caller.js';
-import { AppError, type FieldError } from '../../lib/errors.js';
+import { AppError, type FieldError, wrongField } from '../../lib/errors.js';
 import type { Agents } from '../agents/agents.js';
 import type { Configs } from '../configs/configs.js';
 import type { Deployments } from '../deployments/deployments.js';
@@ -186,7 +186,7 @@ function ownerOf({ kind, agents }: DeploymentAnswer, shape: object): string {
 
 function notInIt(index: number): AppError {
   const message = 'is not in this deployment; an agent gets a container of its own by its config, and keeps it';
-  return new AppError('invalid_request', 'invalid request', { fields: [{ path: `agents.${index}.name`, message }] });
+  return wrongField(`agents.${index}.name`, message);
 }
 
 function nothingToDo(revision: number, stays: RolledBack['stays']): AppError {

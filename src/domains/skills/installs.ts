@@ -1,5 +1,5 @@
 import type { ClawHub, FoundSkill, Resolved, Verdict } from '../../clawhub/clawhub.js';
-import { AppError, messageOf } from '../../lib/errors.js';
+import { AppError, messageOf, wrongField } from '../../lib/errors.js';
 import type { Log } from '../../lib/log.js';
 import { archiveKind, readArchive } from './archive.js';
 import { readSkill } from './frontmatter.js';
@@ -55,10 +55,7 @@ export class SkillInstalls {
     signal: AbortSignal,
   ): Promise<{ skill: SkillAnswer; outcome: InstallOutcome }> {
     const { registry, skills } = this.#options;
-    if (wish.version !== undefined && wish.tag !== undefined)
-      throw new AppError('invalid_request', 'invalid request', {
-        fields: [{ path: 'tag', message: 'cannot stand beside a version' }],
-      });
+    if (wish.version !== undefined && wish.tag !== undefined) throw wrongField('tag', 'cannot stand beside a version');
     const resolved = await registry.resolve(registry.readRef(slug, wish.owner), wish, signal);
     checkName(resolved.slug);
     const found = await skills.find(userId, resolved.slug);

@@ -3,7 +3,7 @@ import type { Schema } from '../../db/schema.js';
 import { appendEvent } from '../../events/outbox.js';
 import type { InstanceSkill } from '../../gateway/instance-config.js';
 import { actorOf, type Caller } from '../../lib/caller.js';
-import { AppError } from '../../lib/errors.js';
+import { AppError, wrongField } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
 import type { Agents } from '../agents/agents.js';
@@ -134,9 +134,7 @@ export class Skills {
       const row = await this.#find(trx, userId, skill);
       const { enabled_for, current_version: current, pinned } = wish;
       if (current !== undefined && !(await store.findVersion(trx, userId, row.id, current)))
-        throw new AppError('invalid_request', 'invalid request', {
-          fields: [{ path: 'current_version', message: 'is no version of the skill' }],
-        });
+        throw wrongField('current_version', 'is no version of the skill');
       const held = await store.updateSkill(trx, userId, row.id, { enabled_for, current, pinned }, change.ifVersion);
       if (!held) throw movedOn();
       const now = await this.#find(trx, userId, row.id);

@@ -1,5 +1,5 @@
 import { Cron } from 'croner';
-import { AppError } from '../../lib/errors.js';
+import { wrongField } from '../../lib/errors.js';
 
 /** By the clock, or every so many seconds. */
 export interface Rhythm {
@@ -16,7 +16,7 @@ const LOOKED_AHEAD = 10;
 export function nextTime(now: Date, { cron, time_zone: timeZone, every_s: everyS }: Rhythm): Date {
   if (cron === null) return new Date(now.getTime() + (everyS ?? LEAST_EVERY_S) * 1000);
   const next = cronOf(cron, timeZone).nextRun(now);
-  if (!next) throw fault('cron', 'never comes');
+  if (!next) throw wrongField('cron', 'never comes');
   return next;
 }
 
@@ -24,19 +24,15 @@ export function nextTime(now: Date, { cron, time_zone: timeZone, every_s: everyS
 export function checkRhythm(now: Date, { cron, time_zone: timeZone }: Rhythm): void {
   if (cron === null) return;
   const runs = cronOf(cron, timeZone).nextRuns(LOOKED_AHEAD, now);
-  if (runs.length === 0) throw fault('cron', 'never comes');
+  if (runs.length === 0) throw wrongField('cron', 'never comes');
   const tooQuick = runs.some((run, i) => i > 0 && run.getTime() - runs[i - 1]!.getTime() < LEAST_EVERY_S * 1000);
-  if (tooQuick) throw fault('cron', `must leave ${LEAST_EVERY_S} s from one time to the next at least`);
+  if (tooQuick) throw wrongField('cron', `must leave ${LEAST_EVERY_S} s from one time to the next at least`);
 }
 
 function cronOf(cron: string, timeZone: string | null): Cron {
   try {
     return new Cron(cron, { paused: true, mode: '5-part', timezone: timeZone ?? 'UTC' });
   } catch (cause) {
-    throw fault('cron', 'must be a cron expression of five fields', cause);
+    throw wrongField('cron', 'must be a cron expression of five fields', cause);
   }
-}
-
-function fault(path: string, message: string, cause?: unknown): AppError {
-  return new AppError('invalid_request', 'invalid request', { cause, fields: [{ path, message }] });
 }

@@ -2,7 +2,7 @@ import type { Kysely, Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import { appendEvent } from '../../events/outbox.js';
 import { actorOf, type Change } from '../../lib/caller.js';
-import { AppError } from '../../lib/errors.js';
+import { AppError, wrongField } from '../../lib/errors.js';
 import { newId } from '../../lib/ids.js';
 import { type Page, type PageRequest, pageOf } from '../../lib/page.js';
 import type { Poster } from '../../link/outbound.js';
@@ -143,8 +143,7 @@ export class Webhooks {
   #checked(text: string): string {
     const url = URL.canParse(text) ? new URL(text) : undefined;
     const message = url ? this.#poster.refusal(url) : 'must be a URL';
-    if (!url || message !== undefined)
-      throw new AppError('invalid_request', 'invalid request', { fields: [{ path: 'url', message: message ?? '' }] });
+    if (!url || message !== undefined) throw wrongField('url', message ?? '');
     return url.href;
   }
 
@@ -176,9 +175,7 @@ function given(text: string | undefined): Buffer {
   if (text === undefined) return newSecret();
   const secret = secretOf(text);
   if (secret) return secret;
-  throw new AppError('invalid_request', 'invalid request', {
-    fields: [{ path: 'secret', message: 'must be whsec_ and 24 to 64 bytes as base64' }],
-  });
+  throw wrongField('secret', 'must be whsec_ and 24 to 64 bytes as base64');
 }
 
 function answerOf(row: store.WebhookRow): WebhookAnswer {
