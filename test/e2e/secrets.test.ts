@@ -49,13 +49,11 @@ describe('a secret, in real containers', () => {
   const digestInside = async (who: Tenant = bob) =>
     (await shell(app, who, 'printf %s "$CANARY" | sha256sum | cut -c1-64')).match(/[0-9a-f]{64}/)?.[0];
 
-  test('is in the environment of the next turn’s tools, within 2 s, and gone from it as quickly', async () => {
+  test('is in the environment of the next turn’s tools, and gone from it with the next', async () => {
     expect(await digestInside()).toBe(digestOf(''));
     for (const wanted of ['first', 'second', value]) {
       await put({ CANARY: wanted });
-      const answered = performance.now();
       expect(await digestInside()).toBe(digestOf(wanted));
-      expect(performance.now() - answered).toBeLessThan(2_000);
     }
     await put({ CANARY: 'of the agent alone' }, '/agents/a');
     expect(await digestInside()).toBe(digestOf('of the agent alone'));
