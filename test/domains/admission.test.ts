@@ -5,6 +5,7 @@ import {
   type HostRoom,
   missingMib,
   type NotYet,
+  startsMore,
   type Taken,
   toStop,
   turnFor,
@@ -17,7 +18,7 @@ import { until } from '../support/until.js';
 describe('whether one more may start', () => {
   const host: HostRoom = { memoryMib: 1_000, availableMib: 500, diskFreeMib: 10_000 };
   const limits: AdmissionLimits = { reserveMib: 200, overcommit: 2, startsAtOnce: 4, diskReserveMib: 512 };
-  const taken: Taken = { committedMib: 1_000, starting: 0 };
+  const taken: Taken = { committedMib: 1_000, starting: 0, ownStarting: 0 };
   test.each<[string, number, Partial<Taken>, Partial<HostRoom>, NotYet | undefined]>([
     ['there is room', 256, {}, {}, undefined],
     ['all may be promised', 256, { committedMib: 1_344 }, {}, undefined],
@@ -25,6 +26,9 @@ describe('whether one more may start', () => {
     ['one that is large counts a quarter', 100_000, { committedMib: 1_200 }, {}, undefined],
     ['promised, but in fact used up', 256, {}, { availableMib: 199 }, 'memory'],
     ['as many as may be are starting', 256, { starting: 4 }, {}, 'starts'],
+    ["half of those that may start are its user's", 256, { starting: 2, ownStarting: 2 }, {}, 'share'],
+    ['or others have begun what is left', 256, { starting: 3, ownStarting: 1 }, {}, 'share'],
+    ['its user has as many as may still start, less one', 256, { starting: 2, ownStarting: 1 }, {}, undefined],
     ['the disk is nearly full', 256, {}, { diskFreeMib: 511 }, 'disk'],
     ['the disk cannot be seen', 256, {}, { diskFreeMib: undefined }, undefined],
     [
@@ -39,8 +43,8 @@ describe('whether one more may start', () => {
   );
 
   test('what is missing is what has to be given back', () => {
-    expect(missingMib(256, { committedMib: 1_500, starting: 0 }, host, limits)).toBe(156);
-    expect(missingMib(256, { committedMib: 0, starting: 0 }, host, limits)).toBe(0);
+    expect(missingMib(256, { ...taken, committedMib: 1_500 }, host, limits)).toBe(156);
+    expect(missingMib(256, { ...taken, committedMib: 0 }, host, limits)).toBe(0);
   });
 
   test.each<[number, number[], number[]]>([
@@ -52,6 +56,20 @@ describe('whether one more may start', () => {
     const candidates = rooms.map((roomMib) => ({ roomMib }));
     expect(toStop(missing, candidates).map(({ roomMib }) => roomMib)).toEqual(stopped);
   });
+});
+
+test.each<[number, number[]]>([
+  [1, [1, 0]],
+  [3, [2, 1, 0]],
+  [8, [4, 2, 1, 1, 0]],
+])('where %i may start at once, users who start all they may get %j of them, one after the other', (startsAtOnce, shares) => {
+  let starting = 0;
+  const got = shares.map(() => {
+    let ownStarting = 0;
+    for (; startsMore({ starting, ownStarting }, { startsAtOnce }); starting++) ownStarting++;
+    return ownStarting;
+  });
+  expect(got).toEqual(shares);
 });
 
 describe('users take turns', () => {
@@ -105,7 +123,7 @@ describe.each(databaseKinds)('a host that is full (%s)', (database) => {
     host = room();
     const parts = { host: async () => host, rest: { everyMs: 50, pausedS: 600 } };
     app = await startApp({ database, env, app: parts });
-    if (database === 'postgres') beside = await startApp({ beside: app, env, app: parts });
+    if (database === 'postgres') beside = await startApp({ beside: app, gateways: app.gateways, env, app: parts });
     await sql`update tiers set idle_timeout_s = null where name = 'free'`.execute(app.database.db);
     await sql`update tiers set idle_timeout_s = 1 where name = 'pro'`.execute(app.database.db);
   });
@@ -175,8 +193,9 @@ describe.each(databaseKinds)('a host that is full (%s)', (database) => {
     for (const user of comers) await app.agent(user, 'a');
     for (const user of comers) await app.ready(user);
     expect(up()).toHaveLength(4);
-    const rests = (await Promise.all(idle.map(async (user) => (await statusOf(user))[0].rest))).toSorted();
-    expect(rests).toEqual(['paused', 'paused', 'stopped', 'stopped']);
+    // One whose gateway is slow to say that it does nothing is left for a while, and another one stopped.
+    const rests = async () => (await Promise.all(idle.map(async (user) => (await statusOf(user))[0].rest))).toSorted().join();
+    await until(async () => (await rests()) === 'paused,paused,stopped,stopped', 'two to be stopped, and two not');
     // One that is paused goes on at once; one that was stopped has another one stopped.
     const say = ({ id }: User) =>
       app.post(`/api/v1/users/${id}/agents/a/chat`, app.adminKey, { messages: [{ role: 'user', content: 'hi' }] });
@@ -192,6 +211,59 @@ describe.each(databaseKinds)('a host that is full (%s)', (database) => {
     expect((await statusOf(user))[0].reason).toContain('disk of the host is nearly full');
     host = room();
     await app.ready(user);
+  });
+
+  /** Waits until it is decided whether the user's agent starts or waits for its turn: its status then. */
+  async function decided(user: User) {
+    await until(
+      async () => (await statusOf(user)).every((one: { state: string; queue: unknown }) => one.queue ?? one.state === 'ready'),
+      'it to start',
+    );
+    return (await statusOf(user))[0];
+  }
+  /** Its containers go on, and what runs in them has no link any more. */
+  function loseLinks({ id }: User): void {
+    for (const { spec } of app.engine.instances.values()) if (spec.userId === id) app.gateways.end(spec);
+  }
+
+  test('holds nobody up for instances that were ready and keep losing their links', async () => {
+    host = room({ memoryMib: 100_000, availableMib: 100_000 });
+    const [hostile, other] = [await app.user(undefined, 'free'), await app.user(undefined, 'free')];
+    for (const name of ['a', 'b', 'c']) await dedicated(hostile, name);
+    await app.ready(hostile);
+    loseLinks(hostile);
+    await until(
+      async () => (await statusOf(hostile)).every(({ stage }: { stage: string }) => stage === 'connecting'),
+      'them to have lost their links',
+    );
+    await sql`update deployments set room_at = now() where user_id = ${hostile.id}`.execute(app.database.db);
+    await app.agent(other, 'a');
+    expect(await decided(other)).toMatchObject({ state: 'ready', queue: null });
+  });
+
+  test('leaves starts to others, however many of one user never get ready', async () => {
+    host = room({ memoryMib: 100_000, availableMib: 100_000 });
+    const [greedy, other] = [await app.user(undefined, 'free'), await app.user(undefined, 'free')];
+    app.gateways.silent = true;
+    try {
+      for (const name of ['a', 'b', 'c']) await dedicated(greedy, name);
+      const stages = async () => (await statusOf(greedy)).map(({ stage }: { stage: string }) => stage).toSorted();
+      await until(
+        async () => (await stages()).toString() === 'connecting,connecting,queued',
+        () => 'one to wait',
+      );
+      loseLinks(greedy);
+    } finally {
+      app.gateways.silent = false;
+    }
+    const waiting = (await statusOf(greedy)).find(({ stage }: { stage: string }) => stage === 'queued');
+    expect(waiting.reason).toContain('so many containers of its user are starting');
+    await app.agent(other, 'a');
+    expect(await decided(other)).toMatchObject({ state: 'ready', queue: null });
+    expect(await positions(greedy)).toEqual([0, 0, 1]);
+    // One of its own that is gone makes place for it.
+    await remove(greedy, 'a');
+    await until(async () => (await positions(greedy)).toString() === '0,0', 'it to have its turn');
   });
 
   test('is never overfilled, however many come at once to however many processes, and serves all in the end', async () => {

@@ -20,13 +20,16 @@ export interface AdmissionLimits {
 export interface Taken {
   committedMib: number;
   starting: number;
+  /** Of those, how many are of the user who asks. */
+  ownStarting: number;
 }
 
-export type NotYet = 'disk' | 'starts' | 'memory' | 'turn';
+export type NotYet = 'disk' | 'starts' | 'share' | 'memory' | 'turn';
 
 export const WHY: Record<NotYet, string> = {
   disk: 'the disk of the host is nearly full',
   starts: 'as many containers are starting as may start at once',
+  share: 'so many containers of its user are starting that the next start is left to others',
   memory: 'the memory of the host is taken',
   turn: 'others wait for the host and came before it',
 };
@@ -52,13 +55,25 @@ export function countedAtMostMib(host: HostRoom, limits: AdmissionLimits): numbe
 export function whyNotYet(wantMib: number, taken: Taken, host: HostRoom, limits: AdmissionLimits): NotYet | undefined {
   if (host.diskFreeMib !== undefined && host.diskFreeMib < limits.diskReserveMib) return 'disk';
   if (taken.starting >= limits.startsAtOnce) return 'starts';
+  if (!startsMore(taken, limits)) return 'share';
   if (taken.committedMib === 0) return undefined;
   if (missingMib(wantMib, taken, host, limits) > 0 || host.availableMib < reserveOf(host, limits)) return 'memory';
   return undefined;
 }
 
+/**
+ * Whether one more of a user's may start: while fewer of its are starting than could still start. Whoever starts all it may leaves half of what was
+ * left to those who come after, so that one whose containers never get ready holds nobody up.
+ */
+export function startsMore(
+  { starting, ownStarting }: Pick<Taken, 'starting' | 'ownStarting'>,
+  { startsAtOnce }: Pick<AdmissionLimits, 'startsAtOnce'>,
+): boolean {
+  return ownStarting < startsAtOnce - starting;
+}
+
 /** How much has to be given back before one may start that wants so much. */
-export function missingMib(wantMib: number, taken: Taken, host: HostRoom, limits: AdmissionLimits): number {
+export function missingMib(wantMib: number, taken: Pick<Taken, 'committedMib'>, host: HostRoom, limits: AdmissionLimits): number {
   const counted = Math.min(wantMib, countedAtMostMib(host, limits));
   return Math.max(0, taken.committedMib + counted - capacityMib(host, limits));
 }

@@ -6,6 +6,8 @@ import { type Lease, leasedUpdateAcrossTenants } from './work.store.js';
 type Db = Kysely<Schema>;
 type Trx = Transaction<Schema>;
 
+/** The pool, where users are counted. */
+export const POOL = '';
 /** Any number that nothing else locks. */
 const LOCK = 5_310_014;
 /** After so long one that does not get up keeps nobody else from starting. */
@@ -19,25 +21,42 @@ export async function lockAcrossTenants(trx: Trx): Promise<void> {
 }
 
 /**
- * What is set aside, each counted with so much at most, how much of it those hold who are to give it back, and whether somebody waits; the pool's
- * are nobody. In one statement: what is given back between two of them would be missing twice.
+ * On its way up. One whose gateway has been told its agents since its container began to run has been up: that it has lost its link, even again and
+ * again, keeps nobody else from starting.
+ */
+const IS_STARTING = sql<boolean>`room_at > now() - ${STARTING_FOR} and state not in ('ready', 'deleting') and (rest is null or state <> 'asleep')
+  and not exists (select from instances i where i.deployment_id = deployments.id and i.ended_at is null and i.applied_version > 0)`;
+
+/**
+ * What is set aside, each counted with so much at most, how much of it those hold who are to give it back, and how many of each user are starting. In
+ * one statement: what is given back between two of them would be missing twice.
  */
 export async function readTakenAcrossTenants(db: Db, atMostMib: number) {
-  const row = await db
+  const counted = sql`least(room_mib, ${atMostMib}::int)`;
+  const { rows } = await sql<{ committed: string; leaving: string; starting: Record<string, number> | null }>`
+    with held as (
+      select user_id, ${counted} as mib, rest = 'stopped' or desired = 'deleted' as leaves, ${IS_STARTING} as starts
+      from deployments where room_mib is not null
+    )
+    select coalesce(sum(mib), 0) as committed, coalesce(sum(mib) filter (where leaves), 0) as leaving,
+      (select jsonb_object_agg(user_id, n) from (
+        select coalesce(user_id, ${POOL}) as user_id, count(*) as n from held where starts group by 1) as by_user) as starting
+    from held`.execute(db);
+  const { committed, leaving, starting } = rows[0]!;
+  return { committedMib: Number(committed), leavingMib: Number(leaving), startingOf: new Map(Object.entries(starting ?? {})) };
+}
+
+/** Whether somebody waits who comes first; the pool never does, nor do users of whom nothing more may start. */
+export async function isWaitedAcrossTenants(db: Db, held: readonly string[] = []): Promise<boolean> {
+  const row = await queueWithout(db, held).select('id').where('queue_turn', '<', String(LAST_TURN)).limit(1).executeTakeFirst();
+  return row !== undefined;
+}
+
+function queueWithout(db: Db, held: readonly string[]) {
+  return db
     .selectFrom('deployments')
-    .select([
-      sql<string>`coalesce(sum(least(room_mib, ${atMostMib}::int)), 0)`.as('committed'),
-      sql<string>`coalesce(sum(least(room_mib, ${atMostMib}::int)) filter (where rest = 'stopped' or desired = 'deleted'), 0)`.as(
-        'leaving',
-      ),
-      sql<string>`count(*) filter (where room_at > now() - ${STARTING_FOR} and state not in ('ready', 'deleting')
-        and (rest is null or state <> 'asleep'))`.as('starting'),
-      sql<boolean>`exists (select from deployments where queued_at is not null and queue_turn < ${LAST_TURN})`.as('is_waited'),
-    ])
-    .where('room_mib', 'is not', null)
-    .executeTakeFirstOrThrow();
-  const { committed, leaving, starting, is_waited: isWaited } = row;
-  return { committedMib: Number(committed), leavingMib: Number(leaving), starting: Number(starting), isWaited };
+    .where('queued_at', 'is not', null)
+    .where(sql<boolean>`coalesce(user_id, ${POOL}) <> all(${held}::text[])`);
 }
 
 /** Sets room aside for what the lease is on; answers whether it held. */
@@ -71,18 +90,16 @@ export async function queueAcrossTenants(trx: Trx, lease: Lease, turn: number | 
     .execute();
 }
 
-/** Those who wait, in the order of their turns. */
-export async function readQueueAcrossTenants(db: Db, limit: number) {
-  const rows = await db
-    .selectFrom('deployments')
-    .select(['id', 'queue_mib'])
-    .where('queued_at', 'is not', null)
+/** Those who wait, in the order of their turns, without those of some users. */
+export async function readQueueAcrossTenants(db: Db, limit: number, held: readonly string[] = []) {
+  const rows = await queueWithout(db, held)
+    .select(['id', 'user_id', 'queue_mib'])
     .orderBy('queue_turn')
     .orderBy('queued_at')
     .orderBy('id')
     .limit(limit)
     .execute();
-  return rows.map((row) => ({ id: row.id, wantMib: row.queue_mib ?? 0 }));
+  return rows.map((row) => ({ id: row.id, user: row.user_id ?? POOL, wantMib: row.queue_mib ?? 0 }));
 }
 
 /** Sets room aside for one that waits, and has it looked at. */

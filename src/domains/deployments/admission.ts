@@ -8,6 +8,8 @@ import {
   type HostRoom,
   missingMib,
   type NotYet,
+  startsMore,
+  type Taken,
   toStop,
   turnFor,
   WHY,
@@ -59,7 +61,7 @@ export class Admission {
   async ask(lease: Lease, wantMib: number): Promise<string | undefined> {
     const host = await this.#options.host();
     const notYet = await this.#decide(async (trx) => {
-      const why = await this.#whyWait(trx, wantMib, host);
+      const why = await this.#whyWait(trx, lease.userId ?? store.POOL, wantMib, host);
       if (why === undefined) {
         if (!(await store.takeRoomAcrossTenants(trx, lease, wantMib))) throw new LeaseLost(lease.deploymentId);
         return undefined;
@@ -81,13 +83,15 @@ export class Admission {
     const touched = await this.#decide(async (trx) => {
       const taken = await this.#taken(trx, host);
       const decided: Decided[] = [];
-      for (const { id, wantMib } of await store.readQueueAcrossTenants(trx, limits.startsAtOnce)) {
-        const why = whyNotYet(wantMib, taken, host, limits);
+      for (const { id, user, wantMib } of await store.readQueueAcrossTenants(trx, limits.startsAtOnce, this.#held(taken))) {
+        const why = whyNotYet(wantMib, seenBy(user, taken), host, limits);
+        // Its user has a start less than the others by now: it is their turn.
+        if (why === 'share') continue;
         if (why === 'memory') decided.push(...(await this.#whomToStop(trx, wantMib, taken, host)));
         if (why !== undefined) break;
         decided.push({ id, grantMib: wantMib });
         taken.committedMib += Math.min(wantMib, countedAtMostMib(host, limits));
-        taken.starting += 1;
+        taken.startingOf.set(user, (taken.startingOf.get(user) ?? 0) + 1);
       }
       return this.#write(trx, decided);
     });
@@ -98,16 +102,23 @@ export class Admission {
   async hasRoomForPool(): Promise<boolean> {
     const { db, limits, poolMib } = this.#options;
     const host = await this.#options.host();
+    if (await store.isWaitedAcrossTenants(db)) return false;
     const taken = await store.readTakenAcrossTenants(db, countedAtMostMib(host, limits));
-    if (taken.isWaited) return false;
     // Half of what there is stays free for those who come with a wish of their own.
-    const spare = { ...taken, committedMib: taken.committedMib + capacityMib(host, limits) / 2 };
+    const spare = { ...seenBy(store.POOL, taken), committedMib: taken.committedMib + capacityMib(host, limits) / 2 };
     return whyNotYet(await poolMib(), spare, host, limits) === undefined;
   }
 
-  async #whyWait(trx: Transaction<Schema>, wantMib: number, host: HostRoom): Promise<NotYet | undefined> {
+  async #whyWait(trx: Transaction<Schema>, user: string, wantMib: number, host: HostRoom): Promise<NotYet | undefined> {
     const taken = await this.#taken(trx, host);
-    return whyNotYet(wantMib, taken, host, this.#options.limits) ?? (taken.isWaited ? 'turn' : undefined);
+    const why = whyNotYet(wantMib, seenBy(user, taken), host, this.#options.limits);
+    if (why !== undefined) return why;
+    return (await store.isWaitedAcrossTenants(trx, this.#held(taken))) ? 'turn' : undefined;
+  }
+
+  /** The users of whom nothing more may start as yet: they wait, and nobody waits for them. */
+  #held(taken: Room): string[] {
+    return [...taken.startingOf.keys()].filter((user) => !startsMore(seenBy(user, taken), this.#options.limits));
   }
 
   async #turns(trx: Transaction<Schema>, userId: string): Promise<Parameters<typeof turnFor>> {
@@ -148,4 +159,10 @@ export class Admission {
       return decide(trx);
     });
   }
+}
+
+/** What is taken, as it counts for one of that user's. */
+function seenBy(user: string, { committedMib, startingOf }: Room): Taken {
+  const starting = [...startingOf.values()].reduce((sum, n) => sum + n, 0);
+  return { committedMib, starting, ownStarting: startingOf.get(user) ?? 0 };
 }
