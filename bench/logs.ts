@@ -11,7 +11,7 @@ import { type Database, openDatabase } from '../src/db/open.js';
 import { Intake } from '../src/domains/logs/intake.js';
 import { LOG_LIMITS } from '../src/domains/logs/limits.js';
 import { Logs, type LogsWish } from '../src/domains/logs/logs.js';
-import { claimStream } from '../src/domains/logs/logs.store.js';
+import { claimStreamsAcrossTenants } from '../src/domains/logs/logs.store.js';
 import { encodeRecord } from '../src/domains/logs/record.js';
 import { segmentPath } from '../src/domains/logs/segment-file.js';
 import { makeRedactor } from '../src/domains/secrets/redactor.js';
@@ -78,7 +78,7 @@ async function ingest(scope: Scope, lines: number): Promise<Report> {
   scope.add(() => runtime.close());
   const floor = await rawRead(name);
   const redactorFor = () => makeRedactor([{ name: 'A', value: 'a secret of some length' }]);
-  const lease = await claimStream(database.db, userId, 'bench', 600);
+  const [lease] = await claimStreamsAcrossTenants(database.db, [userId], 'bench', 600);
   if (!lease) throw new Error('no lease');
   let written = 0;
   const intake = await Intake.open({
@@ -86,6 +86,7 @@ async function ingest(scope: Scope, lines: number): Promise<Report> {
     runtime,
     place: { dir, userId },
     lease,
+    left: [],
     heldUntilMs: Infinity,
     limits: { ...LOG_LIMITS, keepBurstBytes: Infinity, readBurstBytes: Infinity },
     log: createLog('error'),

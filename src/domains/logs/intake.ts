@@ -18,6 +18,7 @@ export interface IntakeOptions {
   runtime: Pick<Runtime, 'logs'>;
   place: Place;
   lease: store.StreamLease;
+  left: readonly store.LeftSegment[];
   heldUntilMs: number;
   limits: LogLimits;
   log: Log;

@@ -86,16 +86,22 @@ export interface StreamLease {
   epoch: string;
 }
 
-/** Takes the lease unless another process holds it, or the user is gone. */
-export async function claimStream(db: Db, userId: string, owner: string, leaseS: number): Promise<StreamLease | undefined> {
-  const row = await db
+/** Takes the leases of these users' streams, but where another process holds it or the user is gone. In the order of ids, as everybody takes several. */
+export async function claimStreamsAcrossTenants(
+  db: Db,
+  userIds: string[],
+  owner: string,
+  leaseS: number,
+): Promise<StreamLease[]> {
+  const rows = await db
     .insertInto('log_streams')
     .columns(['user_id', 'lease_owner', 'lease_until', 'lease_epoch'])
     .expression((eb) =>
       eb
         .selectFrom('users')
         .select(['id', sql<string>`${owner}::text`.as('o'), inSeconds(leaseS).as('u'), sql<string>`1::bigint`.as('e')])
-        .where('id', '=', userId),
+        .where(sql<boolean>`id = any(${userIds}::text[])`)
+        .orderBy('id'),
     )
     .onConflict((oc) =>
       oc
@@ -109,9 +115,9 @@ export async function claimStream(db: Db, userId: string, owner: string, leaseS:
           or([eb(ref('log_streams.lease_owner'), 'is', null), eb(ref('log_streams.lease_until'), '<', sql<Date>`now()`)]),
         ),
     )
-    .returning('lease_epoch')
-    .executeTakeFirst();
-  return row && { userId, owner, epoch: row.lease_epoch };
+    .returning(['user_id', 'lease_epoch'])
+    .execute();
+  return rows.map((row) => ({ userId: row.user_id, owner, epoch: row.lease_epoch }));
 }
 
 /** Keeps the leases of these users; answers whose could be kept. */
@@ -188,16 +194,22 @@ export async function noteSegment(
     .execute();
 }
 
-/** The segments that a writer left without sealing them, and the last one of all. */
-export async function readLeft(db: Db, userId: string) {
-  const rows = await db
-    .selectFrom('log_segments')
-    .select(['number', sql<boolean>`sealed_at is not null`.as('is_sealed')])
-    .select(sql<boolean>`number = max(number) over ()`.as('is_last'))
-    .where('user_id', '=', userId)
-    .orderBy('number')
-    .execute();
-  return rows.filter((row) => row.is_last || !row.is_sealed);
+/** A segment that a writer left without sealing it, or the last one of a stream. */
+export interface LeftSegment {
+  number: number;
+  is_sealed: boolean;
+}
+
+/** Those of each of these users, in their order. */
+export async function readLeftAcrossTenants(db: Db, userIds: string[]): Promise<Map<string, LeftSegment[]>> {
+  const { rows } = await sql<LeftSegment & { user_id: string }>`
+    select user_id, number, is_sealed from (
+      select user_id, number, sealed_at is not null as is_sealed, number = max(number) over (partition by user_id) as is_last
+      from log_segments where user_id = any(${userIds}::text[])
+    ) as segments where is_last or not is_sealed order by user_id, number`.execute(db);
+  const left = new Map<string, LeftSegment[]>();
+  for (const row of rows) left.set(row.user_id, [...(left.get(row.user_id) ?? []), row]);
+  return left;
 }
 
 /** Sealed segments that are too old by their users' tiers, or beyond what these keep: of these users, or of all. */

@@ -19,6 +19,8 @@ export interface StreamWriterOptions {
   db: Kysely<Schema>;
   place: Place;
   lease: store.StreamLease;
+  /** What was there when the lease was taken. */
+  left: readonly store.LeftSegment[];
   /** By the monotonic clock: after that another process may have the lease. */
   heldUntilMs: number;
   limits: LogLimits;
@@ -53,8 +55,8 @@ export class StreamWriter {
   /** Takes the stream over as whoever had it before left it: what is torn is cut off, and what was left open is sealed. */
   static async open(options: StreamWriterOptions): Promise<StreamWriter> {
     const writer = new StreamWriter(options);
-    const { db, place } = options;
-    for (const { number, is_sealed: isSealed } of await store.readLeft(db, place.userId)) {
+    const { db, place, left } = options;
+    for (const { number, is_sealed: isSealed } of left) {
       const recovered = await recoverSegment(segmentPath(place.dir, place.userId, number));
       if (!recovered) await store.deleteSegment(db, place.userId, number);
       else if (!isSealed) await store.noteSegment(db, place.userId, number, recovered, true);
