@@ -16,6 +16,7 @@ import { memory } from './memory.js';
 import { provision } from './provision.js';
 import { secrets } from './secrets.js';
 import { replace } from './replace.js';
+import { restart } from './restart.js';
 import { snapshots } from './snapshots.js';
 import { scale } from './scale.js';
 import type { Bench, BenchContext } from './support/bench.js';
@@ -46,6 +47,7 @@ const BENCHES: Record<string, Bench> = {
   admission,
   snapshots,
   scale,
+  restart,
 };
 const RESULTS = fileURLToPath(new URL('results/', import.meta.url));
 

@@ -4,6 +4,7 @@ import type { Bench } from './support/bench.js';
 import { Berth } from './support/berth.js';
 import { noteStages, wordOf } from './support/first-word.js';
 import { addedRow, rowOf, Times } from './support/measure.js';
+import { restAll } from './support/rest.js';
 import { makeFolder } from './support/world.js';
 
 /** What a wake may add to what the engine takes. */
@@ -79,18 +80,7 @@ async function bareWake(bare: BareInstance, from: 'paused' | 'stopped'): Promise
   return performance.now() - began;
 }
 
-/** Rests it as the idle job does, only sooner. */
 async function berthWake(berth: Berth, client: pg.Client, user: { id: string; key: string }, rest: 'paused' | 'stopped') {
-  await client.query(`update deployments set rest = $2, idle_at = null, due_at = now(), wish = wish + 1 where user_id = $1`, [
-    user.id,
-    rest,
-  ]);
-  await berth.child.until(async () => {
-    const { deployments } = await berth.call('GET', `/api/v1/users/${user.id}/deploy/status`, user.key);
-    // What works still, by the look that Berth keeps on uses, is left awake: wished anew.
-    if (deployments[0].rest === null)
-      await client.query(`update deployments set rest = $2, due_at = now(), wish = wish + 1 where user_id = $1`, [user.id, rest]);
-    return deployments[0].state === 'asleep' && deployments[0].rest === rest ? true : undefined;
-  });
+  await restAll(berth, client, user, rest);
   return wordOf(berth, user, 'a');
 }

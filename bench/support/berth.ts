@@ -36,17 +36,21 @@ const keptAlive = new Agent({ keepAlive: true });
 export class Berth {
   readonly dataDir: string;
   readonly port: number;
-  readonly child: Child;
   /** Where its database is, if it is on a server. */
   readonly databaseUrl: string | undefined;
   readonly #adminKey: string;
+  readonly #begin: () => Promise<Child>;
+  #child: Child;
 
-  private constructor(dataDir: string, port: number, child: Child, adminKey: string, databaseUrl: string | undefined) {
-    this.dataDir = dataDir;
-    this.port = port;
-    this.child = child;
-    this.#adminKey = adminKey;
-    this.databaseUrl = databaseUrl;
+  private constructor(
+    parts: Pick<Berth, 'dataDir' | 'port' | 'databaseUrl'> & { adminKey: string; begin: () => Promise<Child>; child: Child },
+  ) {
+    this.dataDir = parts.dataDir;
+    this.port = parts.port;
+    this.databaseUrl = parts.databaseUrl;
+    this.#adminKey = parts.adminKey;
+    this.#begin = parts.begin;
+    this.#child = parts.child;
   }
 
   static async start(scope: Scope, options: BerthOptions): Promise<Berth> {
@@ -70,16 +74,33 @@ export class Berth {
       ...options.env,
     };
     const flags = [...(options.flags ?? []), ...profilingFlags()];
-    const child = await Child.start([...flags, (await buildBerth()).main], env, join(dataDir, 'berth.log'));
-    const berth = new Berth(dataDir, port, child, adminKey, databaseUrl);
+    const { main } = await buildBerth();
+    const begin = () => Child.start([...flags, main], env, join(dataDir, 'berth.log'));
+    const berth = new Berth({ dataDir, port, databaseUrl, adminKey, begin, child: await begin() });
     scope.add(() => berth.#end(options.runtime));
-    await child.until(() =>
-      fetch(`${berth.url}/health`).then(
+    await berth.#untilHealthy();
+    return berth;
+  }
+
+  /** Its process. */
+  get child(): Child {
+    return this.#child;
+  }
+
+  /** Kills it, and starts it again on the same folder and database; answers once it answers. */
+  async startAgain(): Promise<void> {
+    await this.#child.stop('SIGKILL');
+    this.#child = await this.#begin();
+    await this.#untilHealthy();
+  }
+
+  #untilHealthy(): Promise<boolean> {
+    return this.#child.until(() =>
+      fetch(`${this.url}/health`).then(
         (answer) => answer.ok || undefined,
         () => undefined,
       ),
     );
-    return berth;
   }
 
   get url(): string {
