@@ -154,8 +154,7 @@ export class Roster {
     this.#mode = config.mode;
     // Those of agents that another instance has are needed too.
     if (config.released.size === 0) {
-      await packages.keepOnly(digests);
-      await this.#options.departed.keepOnly(config.kept);
+      await Promise.all([packages.keepOnly(digests), this.#options.departed.keepOnly(config.kept)]);
     }
     log.info('config applied', { version: config.version, mode: config.mode, agents: prepared.length });
     return { version: config.version, agents: this.ids };

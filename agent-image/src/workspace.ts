@@ -42,8 +42,7 @@ export class Workspace {
 
   /** Makes the folders where they are missing, or where something else stands in their place. */
   async make(): Promise<void> {
-    await mkdir(dirname(this.dir), { recursive: true });
-    await mkdir(this.home, { recursive: true });
+    await Promise.all([mkdir(dirname(this.dir), { recursive: true }), mkdir(this.home, { recursive: true })]);
     this.open().close();
   }
 
@@ -56,15 +55,25 @@ export class Workspace {
     for (const path of ownedBefore) if (!files.has(path) && !seeds.has(path)) this.#remove(path);
     this.#owned = files;
     this.#day = '';
-    for (const [path, text] of this.#filesOn(today)) await this.#write(path, text, 'replace');
-    for (const [path, text] of seeds) if (!files.has(path)) await this.#write(path, text.replaceAll(DATE, today), 'only-new');
+    const seeded = [...seeds].filter(([path]) => !files.has(path));
+    await Promise.all([
+      this.#putBack(today),
+      ...seeded.map(([path, text]) => this.#write(path, text.replaceAll(DATE, today), 'only-new')),
+    ]);
   }
 
   /** Puts back what the agent changed of Berth's files, and the folder itself. */
   async restore(today: string): Promise<void> {
     if (!existsSync(this.dir)) await this.make();
-    for (const [path, text] of this.#filesOn(today))
-      if (readText(join(this.dir, path), text.length * 4 + 4)?.text !== text) await this.#write(path, text, 'replace');
+    await this.#putBack(today);
+  }
+
+  /** Writes those of Berth's files that are not there as they are to be. */
+  async #putBack(today: string): Promise<void> {
+    const other = [...this.#filesOn(today)].filter(
+      ([path, text]) => readText(join(this.dir, path), text.length * 4 + 4)?.text !== text,
+    );
+    await Promise.all(other.map(([path, text]) => this.#write(path, text, 'replace')));
   }
 
   /** The prompt files that exist, each and all of them together within their caps. */
