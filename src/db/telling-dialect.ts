@@ -2,7 +2,7 @@ import { type DatabaseConnection, type Driver, PostgresDialect, type PostgresDia
 import { takeWritten } from '../events/written.js';
 
 /**
- * Postgres, and after each commit it is told whose events the transaction wrote. Here and not at each place that appends an event, since
+ * Postgres, and after each commit it is told whose events the transaction wrote, or the one statement that was one. Here and not at each place that appends an event, since
  * none of them can forget it then; and after the commit and not by NOTIFY within the transaction, since the commits of all transactions that
  * notify wait for one another.
  */
@@ -32,6 +32,13 @@ class TellingDriver extends PostgresDriver {
   override async commitTransaction(connection: DatabaseConnection): Promise<void> {
     const users = takeWritten(connection);
     await super.commitTransaction(connection);
+    for (const userId of users) this.#tell(userId);
+  }
+
+  override async releaseConnection(connection: Parameters<PostgresDriver['releaseConnection']>[0]): Promise<void> {
+    // Of a transaction that was ended nothing is left by now.
+    const users = takeWritten(connection);
+    await super.releaseConnection(connection);
     for (const userId of users) this.#tell(userId);
   }
 

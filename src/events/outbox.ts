@@ -1,4 +1,4 @@
-import { type Kysely, sql, type Transaction } from 'kysely';
+import { type Kysely, type QueryCreator, sql, type Transaction, type UpdateQueryBuilder } from 'kysely';
 import type { Schema } from '../db/schema.js';
 import { newId } from '../lib/ids.js';
 import { noteWritten } from './written.js';
@@ -52,6 +52,60 @@ export async function appendEvent(trx: Transaction<Schema>, userId: string, even
     .returning('seq')
     .executeTakeFirstOrThrow();
   return Number(seq);
+}
+
+/**
+ * Makes the one change that an event says, and writes the event, in one statement that is a transaction by itself: for what somebody waits for, one
+ * round trip in place of four. Where the change finds no row nothing is written; answers whether it found one.
+ */
+export function changeSaying<T extends keyof Schema>(
+  db: Kysely<Schema>,
+  userId: string,
+  event: NewEvent,
+  change: (db: QueryCreator<Schema>) => UpdateQueryBuilder<Schema, T, T, { id: string }>,
+): Promise<boolean> {
+  return db.connection().execute(async (alone) => {
+    const changed = await alone
+      .with('changed', change)
+      .with('counter', (qb) =>
+        qb
+          .insertInto('event_counters')
+          .columns(['user_id', 'last_seq'])
+          .expression((eb) =>
+            eb
+              .selectFrom('changed')
+              .select([eb.val(userId).as('user_id'), sql<string>`1`.as('last_seq')])
+              .limit(1),
+          )
+          .onConflict((oc) => oc.column('user_id').doUpdateSet((eb) => ({ last_seq: eb('event_counters.last_seq', '+', 1) })))
+          .returning('last_seq'),
+      )
+      .with('said', (qb) =>
+        qb
+          .insertInto('events')
+          .columns(['user_id', 'seq', 'id', 'type', 'at', 'actor', 'request_id', 'agent_id', 'payload'])
+          .expression((eb) =>
+            eb
+              .selectFrom('counter')
+              .select([
+                eb.val(userId).as('user_id'),
+                'counter.last_seq',
+                eb.val(newId('evt')).as('id'),
+                eb.val(event.type).as('type'),
+                eb.fn<Date>('clock_timestamp').as('at'),
+                eb.val(event.actor).as('actor'),
+                eb.val(event.requestId).as('request_id'),
+                eb.val(agentOf(event.payload)).as('agent_id'),
+                sql`${JSON.stringify(event.payload)}::jsonb`.as('payload'),
+              ]),
+          ),
+      )
+      .selectFrom('changed')
+      .select('id')
+      .executeTakeFirst();
+    if (changed) await alone.getExecutor().provideConnection(async (connection) => noteWritten(connection, userId));
+    return changed !== undefined;
+  });
 }
 
 /** An event, and whose. */

@@ -1,7 +1,8 @@
 import { type Kysely, type Transaction, sql } from 'kysely';
 import { beforeAll, describe, expect, test } from 'vitest';
 import type { Schema } from '../../src/db/schema.js';
-import { appendEvent, appendEventsAcrossTenants, type NewEvent, readEvents } from '../../src/events/outbox.js';
+import type { Bus } from '../../src/events/bus.js';
+import { appendEvent, appendEventsAcrossTenants, changeSaying, type NewEvent, readEvents } from '../../src/events/outbox.js';
 import { isId, newId } from '../../src/lib/ids.js';
 import { databaseKinds, testDatabase } from '../support/database.js';
 
@@ -23,8 +24,9 @@ const append = (db: Kysely<Schema>, userId: string, n = 0) =>
 
 describe.each(databaseKinds)('the outbox on %s', (kind) => {
   let db: Kysely<Schema>;
+  let bus: Bus;
   beforeAll(async () => {
-    ({ db } = await testDatabase(kind));
+    ({ db, bus } = await testDatabase(kind));
   });
 
   test('keeps what happened, numbered per user', async () => {
@@ -43,6 +45,30 @@ describe.each(databaseKinds)('the outbox on %s', (kind) => {
     const page = async (after: number, limit: number) => (await readEvents(db, user, after, limit)).map(({ seq }) => seq);
     expect([await page(0, 2), await page(2, 2), await page(4, 2), await page(5, 2)]).toEqual([[1, 2], [3, 4], [5], []]);
     expect(await readEvents(db, await newUser(db), 0, 10)).toEqual([]);
+  });
+
+  test('takes one together with the change that it says, and none where nothing is found to change', async () => {
+    const told: string[] = [];
+    const end = bus.subscribe('event', (id) => told.push(id));
+    const user = await newUser(db);
+    const rename = (id: string) =>
+      changeSaying(db, user, event(2), (qb) =>
+        qb
+          .updateTable('users')
+          .set({ name: `${user}-2` })
+          .where('id', '=', id)
+          .returning('id'),
+      );
+    await append(db, user, 1);
+    expect([await rename('usr_none'), await rename(user), await rename('usr_none')]).toEqual([false, true, false]);
+    await append(db, user, 3);
+    end();
+    const written = await readEvents(db, user, 0, 10);
+    expect(written.map(({ seq, payload }) => [seq, payload['n']])).toEqual([1, 2, 3].map((n) => [n, n]));
+    expect(written[1]).toEqual({ seq: 2, id: expect.any(String), at: expect.any(Date), ...event(2) });
+    expect(told.filter((id) => id === user)).toHaveLength(3);
+    const names = await db.selectFrom('users').select('name').where('id', '=', user).execute();
+    expect(names).toEqual([{ name: `${user}-2` }]);
   });
 
   test('takes those of many users at once, each in its order', async () => {

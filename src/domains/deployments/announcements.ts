@@ -1,6 +1,6 @@
 import type { Transaction } from 'kysely';
 import type { Schema } from '../../db/schema.js';
-import { appendEventsAcrossTenants } from '../../events/outbox.js';
+import { appendEventsAcrossTenants, type NewEvent } from '../../events/outbox.js';
 import type { By } from './history.js';
 
 /** Why a deployment that rests is woken: for what, or since something in it works after all. */
@@ -13,6 +13,11 @@ export type RestCause = 'idle' | 'room';
 interface Owned {
   id: string;
   user_id: string | null;
+}
+
+/** That one is woken, where that is one statement with the waking. */
+export function wokenEvent(deploymentId: string, cause: WakeCause): NewEvent {
+  return { type: 'deployment.woken', ...BY_ITSELF, payload: { deployment_id: deploymentId, cause } };
 }
 
 /** Each of these is the last of the transaction that makes it true. */

@@ -10,6 +10,8 @@ import type {
 } from './deployments.table.js';
 
 type Db = Kysely<Schema>;
+/** The database, or a place within a larger statement. */
+type Writer = Pick<Db, 'updateTable'>;
 
 /** What marks a deployment for the reconciler: due now, and a wish that a pass in progress has not seen. */
 export const LOOK_AGAIN = { due_at: sql<Date>`now()`, wish: sql<string>`wish + 1`, updated_at: sql<Date>`now()` };
@@ -114,22 +116,22 @@ export async function setDesire(db: Db, userId: string, deploymentId: string): P
   return row.config_version;
 }
 
-/** Answers whether it rested. */
-export async function wakeResting(db: Db, userId: string, deploymentId: string): Promise<boolean> {
-  const row = await db
-    .updateTable('deployments')
-    // Whoever wakes it is still on the way: not to be overtaken by the next rest, however short the idle time.
-    .set({
-      ...LOOK_AGAIN,
-      rest: null,
-      idle_at: sql<Date | null>`case when ${IDLE_AT} is not null then greatest(${IDLE_AT}, now() + interval '10 s') end`,
-    })
-    .where('user_id', '=', userId)
-    .where('id', '=', deploymentId)
-    .where('rest', 'is not', null)
-    .returning('id')
-    .executeTakeFirst();
-  return row !== undefined;
+/** Finds it where it rests. */
+export function wakeResting(db: Writer, userId: string, deploymentId: string) {
+  return (
+    db
+      .updateTable('deployments')
+      // Whoever wakes it is still on the way: not to be overtaken by the next rest, however short the idle time.
+      .set({
+        ...LOOK_AGAIN,
+        rest: null,
+        idle_at: sql<Date | null>`case when ${IDLE_AT} is not null then greatest(${IDLE_AT}, now() + interval '10 s') end`,
+      })
+      .where('user_id', '=', userId)
+      .where('id', '=', deploymentId)
+      .where('rest', 'is not', null)
+      .returning('id')
+  );
 }
 
 /** Moves the end of their idle time away; answers those that rested and are to wake. */

@@ -1,6 +1,7 @@
 import type { Kysely } from 'kysely';
 import type { Schema } from '../../db/schema.js';
-import { sayResting, sayWoken, type WakeCause } from './announcements.js';
+import { changeSaying } from '../../events/outbox.js';
+import { sayResting, sayWoken, type WakeCause, wokenEvent } from './announcements.js';
 import * as store from './deployments.store.js';
 
 /** Deployments that nobody uses, and those of them that somebody uses again. What changes is an event of their users, in the same transaction. */
@@ -13,11 +14,8 @@ export class Rest {
 
   /** Answers whether it rested. */
   wake(userId: string, deploymentId: string, cause: WakeCause): Promise<boolean> {
-    return this.#db.transaction().execute(async (trx) => {
-      const rested = await store.wakeResting(trx, userId, deploymentId);
-      if (rested) await sayWoken(trx, [{ id: deploymentId, user_id: userId }], cause);
-      return rested;
-    });
+    const event = wokenEvent(deploymentId, cause);
+    return changeSaying(this.#db, userId, event, (db) => store.wakeResting(db, userId, deploymentId));
   }
 
   /** Puts off the rest of those that are in use; answers those that rested and are to wake. */

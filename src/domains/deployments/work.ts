@@ -1,7 +1,7 @@
 import type { Kysely } from 'kysely';
 import type { Schema } from '../../db/schema.js';
 import type { Bus } from '../../events/bus.js';
-import { appendEvent } from '../../events/outbox.js';
+import { appendEvent, changeSaying } from '../../events/outbox.js';
 import { Gathering } from '../../lib/gathering.js';
 import type { DeploymentState, NetworkPolicy, Stage, StageTiming } from './deployments.table.js';
 import { sayWoken } from './announcements.js';
@@ -93,8 +93,14 @@ export class DeploymentWork {
     },
     event = values.state === 'deploying' ? 'deployment.stage' : undefined,
   ): Promise<void> {
-    const payload = { stage: values.stage, ...(values.reason ? { reason: values.reason } : {}) };
-    await this.#saying(lease, event, payload, (db) => this.#write(db, lease, values));
+    const { deploymentId: deployment_id, userId } = lease;
+    const payload = { deployment_id, stage: values.stage, ...(values.reason ? { reason: values.reason } : {}) };
+    if (event === undefined || userId === null) await this.#write(this.#db, lease, values);
+    else {
+      const said = { type: event, actor: 'reconciler', requestId: null, payload };
+      const isHeld = await changeSaying(this.#db, userId, said, (db) => store.leasedUpdateAcrossTenants(db, lease, values));
+      if (!isHeld) throw new LeaseLost(deployment_id);
+    }
     this.#bus.publish('deployment', lease.deploymentId);
   }
 
