@@ -60,18 +60,19 @@ export class Reach {
     if (this.#isReachable(route)) return route;
     const news = new News(this.#bus, (id) => id === route.deploymentId, wait.signal);
     try {
-      return await this.#untilReachable(userId, route.agentId, wait, news);
+      return await this.#untilReachable(userId, route, wait, news);
     } finally {
       news.end();
     }
   }
 
-  async #untilReachable(userId: string, agentId: string, wait: Wait, news: News): Promise<ReachedAgent> {
+  async #untilReachable(userId: string, before: AgentRoute, wait: Wait, news: News): Promise<ReachedAgent> {
+    // That it rests needs no second look: the wake itself finds out whether it still does.
+    let route = before.isResting ? before : await this.#routeOf(userId, before.agentId);
     for (;;) {
-      const route = await this.#routeOf(userId, agentId);
       if (!wait.files) refuseStopped(route);
       if (this.#isReachable(route)) return route;
-      if (route.isResting) await this.#deployments.wake(userId, route.deploymentId, wait.cause ?? 'turn');
+      const isOld = route.isResting && !(await this.#deployments.wake(userId, route.deploymentId, wait.cause ?? 'turn'));
       if (wait.said !== route.reason) await wait.onWaiting?.(route.reason);
       wait.said = route.reason;
       const leftMs = wait.deadline - performance.now();
@@ -79,8 +80,9 @@ export class Reach {
         const why = route.reason === null ? '' : `: ${route.reason}`;
         throw new AppError('unavailable', `the agent is not ready after ${wait.timeoutMs / 1000} s${why}`, { retryAfterS: 5 });
       }
-      await news.wait(Math.min(POLL_MS, leftMs));
+      await news.wait(isOld ? 0 : Math.min(POLL_MS, leftMs));
       wait.signal.throwIfAborted();
+      route = await this.#routeOf(userId, before.agentId);
     }
   }
 

@@ -152,9 +152,11 @@ export class Deployments {
     if (await store.wakeForFiles(this.#db, userId, deploymentId, FILES_AWAKE_S)) this.announce(deploymentId);
   }
 
-  /** Wakes what sleeps for want of use; whoever calls waits for it to be ready. */
-  async wake(userId: string, deploymentId: string, cause: WakeCause): Promise<void> {
-    if (await this.#rest.wake(userId, deploymentId, cause)) this.announce(deploymentId);
+  /** Wakes what sleeps for want of use; whoever calls waits for it to be ready. Answers whether it still slept. */
+  async wake(userId: string, deploymentId: string, cause: WakeCause): Promise<boolean> {
+    const rested = await this.#rest.wake(userId, deploymentId, cause);
+    if (rested) this.announce(deploymentId);
+    return rested;
   }
 
   /** Puts off the rest of those that are in use, and wakes those of them that rest already. */
