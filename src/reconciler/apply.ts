@@ -7,7 +7,6 @@ import type { Assembly } from '../domains/assembly/assembly.js';
 import type { GatewayClient } from '../gateway/gateway.js';
 import type { InstanceConfig } from '../gateway/instance-config.js';
 import type { ReleaseClient } from '../gateway/release.js';
-import { withDeadline } from '../lib/deadline.js';
 import { AppError } from '../lib/errors.js';
 import { newId } from '../lib/ids.js';
 import type { Log } from '../lib/log.js';
@@ -39,19 +38,21 @@ export interface Hands {
 }
 
 /**
- * What a pass does after a step: go on, or stop and look again after a time (never, if undefined). To go on it looks at the container anew
- * unless the step knows how that is by now.
+ * What a pass does after a step: go on, or stop and look again after a time (never, if undefined). To go on it looks at the container anew, unless
+ * the step knows how that is by now, or did nothing to it: then it is as it was seen before. What happens to it meanwhile is an event that makes its
+ * deployment due again.
  */
-export type Next = 'again' | { goOnWith: Observed | undefined } | { lookAgainInMs: number | undefined };
+export type Next = 'again' | 'unchanged' | { goOnWith: Observed | undefined } | { lookAgainInMs: number | undefined };
 
 /**
- * How long one pass stays with an instance that has just been started, since most connect at once. With older ones none stays: a link that comes
+ * How long one pass stays with an instance that it has just started, since most connect at once. With older ones none stays: a link that comes
  * up wakes the reconciler, and instances that never connect must not take its hands from the others.
  */
 const STAY_MS = 2_000;
-const JUST_STARTED_MS = 5_000;
-/** How much longer than the engine a gateway may take to be told in the same step. */
-const EARLY_MS = 250;
+/** How often it looks meanwhile whether the instance runs at all. */
+const STILL_RUNS_MS = 250;
+/** How much longer than the engine a gateway may take for its being told to be written down together with its start. */
+const EARLY_MS = 50;
 
 /** How long one that is in use is left before it is looked at again whether it may rest. */
 const BUSY_S = 5;
@@ -99,7 +100,7 @@ export class Apply {
       case 'stop':
         return this.#stop(lease, leased, signal);
       case 'connect':
-        return this.#connect(lease, leased, progress, signal);
+        return this.#connect(lease, progress);
       case 'configure':
         return this.#configure(lease, leased, progress, signal);
       case 'settle':
@@ -170,29 +171,45 @@ export class Apply {
   }
 
   async #start(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
-    const instance = liveOf(leased);
     await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('starting') });
     if (leased.deployment.disk_pending) await this.#holding.grow(lease, leased);
-    const early = new AbortController();
-    const told = this.#tellEarly(lease, leased, progress, AbortSignal.any([early.signal, AbortSignal.timeout(STAY_MS)]));
+    const waiting = new AbortController();
+    const told = this.#tellEarly(lease, leased, progress, AbortSignal.any([waiting.signal, signal]));
     try {
-      await this.#hands.runtime.start(instance.name);
+      return await this.#startTelling(lease, leased, told);
+    } finally {
+      waiting.abort();
+    }
+  }
+
+  /** Starts it, and goes on as soon as its gateway has been told; else when that takes too long, or the container ended over it. */
+  async #startTelling(lease: Lease, leased: Leased, told: Promise<number | undefined>): Promise<Next> {
+    const { runtime, work } = this.#hands;
+    const instance = liveOf(leased);
+    try {
+      await runtime.start(instance.name);
     } catch (error) {
-      early.abort();
       // It was made of something that is gone since (its link folder, its image): made anew, it has a chance.
-      if (error instanceof AppError && error.code === 'unprocessable') await this.#hands.runtime.remove(instance.name);
+      if (error instanceof AppError && error.code === 'unprocessable') await runtime.remove(instance.name);
       throw error;
     }
-    const runtimeAtMs = (await this.#hands.runtime.inspect(instance.name))?.startedAt;
-    const appliedVersion = (await Promise.race([told, sleep(EARLY_MS, undefined, { signal }).catch(() => undefined)])) ?? 0;
-    early.abort();
-    await this.#hands.work.updateInstance(lease, instance.id, { started: { runtimeAtMs, appliedVersion } });
+    const seen = await runtime.inspect(instance.name);
+    const early = await within(EARLY_MS, told);
+    const started = { runtimeAtMs: seen?.startedAt, appliedVersion: early?.done ?? 0 };
+    await work.updateInstance(lease, instance.id, { started });
+    if (early) return early.done === undefined ? 'again' : { goOnWith: seen };
+    const untilMs = performance.now() + STAY_MS;
+    for (let now = seen; now?.state === 'running' && performance.now() < untilMs; now = await runtime.inspect(instance.name)) {
+      const late = await within(STILL_RUNS_MS, told);
+      if (late?.done !== undefined) await work.updateInstance(lease, instance.id, { applied_version: late.done });
+      if (late) break;
+    }
     return 'again';
   }
 
   /**
-   * A gateway dials before the engine's start call returns, so it is told its agents in that time. Answers the version it took; undefined where
-   * that did not work out, and the steps that follow do it at their pace. Never throws.
+   * A gateway dials before the engine's start call returns, or soon after, and all that it is to be told is ready by then. Answers the version it took;
+   * undefined where that did not work out, and the steps that follow do it at their pace. Never throws.
    */
   async #tellEarly(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<number | undefined> {
     const { assembly, links, gateway } = this.#hands;
@@ -211,16 +228,11 @@ export class Apply {
     }
   }
 
-  async #connect(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
+  /** A link that comes up makes its deployment due. */
+  async #connect(lease: Lease, progress: Progress): Promise<Next> {
     if (progress.running !== 'connecting')
       await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('connecting') });
-    const { id: instanceId, started_ms_ago: startedMsAgo } = liveOf(leased);
-    if ((startedMsAgo ?? 0) > JUST_STARTED_MS) return { lookAgainInMs: 2_000 };
-    const up = await withDeadline('the link', STAY_MS, (stay) => this.#hands.links.waitFor(instanceId, stay), signal).then(
-      () => true,
-      () => false,
-    );
-    return up ? 'again' : { lookAgainInMs: 1_000 };
+    return { lookAgainInMs: 2_000 };
   }
 
   async #configure(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
@@ -236,7 +248,7 @@ export class Apply {
     const config = await this.#configOf(leased);
     await gateway.configure(liveOf(leased).id, config, assembly.packagesOf(lease.userId ?? ''), signal);
     await work.updateInstance(lease, liveOf(leased).id, { applied_version: config.version });
-    return 'again';
+    return 'unchanged';
   }
 
   async #configOf(leased: Leased): Promise<InstanceConfig> {
@@ -277,10 +289,10 @@ export class Apply {
     } catch (error) {
       if (!(error instanceof AppError && error.code === 'unprocessable')) throw error;
       await work.updateInstance(lease, instance.id, { limits: refusedLimits(limitsText(limits)) });
-      return 'again';
+      return 'unchanged';
     }
     await work.updateInstance(lease, instance.id, { limits: limitsText(limits) }, { room_mib: limits.memoryMib });
-    return 'again';
+    return 'unchanged';
   }
 
   /** Work in flight is never frozen: also that which this process knows nothing of is asked for. */
@@ -302,8 +314,9 @@ export class Apply {
     await runtime.unpause(instance.name);
     links.resumeWatch(instance.id);
     const link = links.get(instance.id);
-    if (link && !(await gateway.isAlive(instance.id, signal))) link.close('no answer after the thaw');
-    return 'again';
+    const [seen, isAlive] = await Promise.all([runtime.inspect(instance.name), link && gateway.isAlive(instance.id, signal)]);
+    if (link && !isAlive) link.close('no answer after the thaw');
+    return { goOnWith: seen };
   }
 
   /** Whether the instance works, or was asked not to rest; then it does not, for as long. */
@@ -351,6 +364,13 @@ function nextLookMs({ desired, files_ms_left }: Leased['deployment'], isMarked: 
 function liveOf(leased: Leased): NonNullable<Leased['instance']> {
   if (!leased.instance) throw new Error(`deployment ${leased.deployment.id} has no live instance`);
   return leased.instance;
+}
+
+/** What comes of `work`, where it comes within the time. */
+async function within<T>(timeoutMs: number, work: Promise<T>): Promise<{ done: T } | undefined> {
+  const timer = new AbortController();
+  const late = sleep(timeoutMs, undefined, { signal: timer.signal }).catch(() => undefined);
+  return Promise.race([work.then((done) => ({ done })), late]).finally(() => timer.abort());
 }
 
 function isIncoming({ instance, incoming }: Leased): boolean {

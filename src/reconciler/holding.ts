@@ -15,7 +15,7 @@ export class Holding {
   async queue(lease: Lease, leased: Leased, progress: Progress): Promise<Next> {
     const { deployment } = leased;
     const why = await this.#hands.admission.ask(lease, limitsOf(deployment).memoryMib);
-    if (why === undefined) return 'again';
+    if (why === undefined) return 'unchanged';
     const reason = `it waits for room on the host: ${why}`;
     if (deployment.queued_at === null)
       await this.#hands.work.enter(lease, { state: 'deploying', stage: 'queued', stages: progress.close(), reason });
@@ -35,6 +35,6 @@ export class Holding {
     const { volume, disk_mib: sizeMib } = deployment;
     const isDone = await this.#hands.runtime.growVolume(volume, sizeMib);
     await this.#hands.work.note(lease, { disk_size_mib: sizeMib, disk_pending: !isDone });
-    return 'again';
+    return 'unchanged';
   }
 }

@@ -8,7 +8,7 @@ import { AppError, messageOf, NotSent } from '../lib/errors.js';
 import type { Log } from '../lib/log.js';
 import { jobMeter, Loop } from '../lib/loop.js';
 import { type Meters, NO_METERS } from '../lib/meters.js';
-import type { RuntimeEvent } from '../runtime/runtime.js';
+import type { Observed, RuntimeEvent } from '../runtime/runtime.js';
 import { Apply, type Hands, type Next, STEADY_MS } from './apply.js';
 import { Sweep } from './observe.js';
 import { plan, type Situation, type Step } from './plan.js';
@@ -39,8 +39,8 @@ interface End {
   failed: boolean;
 }
 
-/** What a step left, so that it need not be looked at. */
-type Known = Extract<Next, { goOnWith: unknown }>;
+/** How a pass goes on after a step: what is known of the container, so that it need not be looked at. */
+type GoOn = Exclude<Next, { lookAgainInMs: unknown }>;
 
 /** More steps than any real path has: a plan that turns in circles is cut and backed off. */
 const STEPS_AT_MOST = 40;
@@ -90,7 +90,8 @@ export class Reconciler {
   }
 
   start(): void {
-    this.#unsubscribe = this.#options.bus.subscribe('deployment', () => this.#passes.wake());
+    // What is worked on here is claimed by nobody until that ends, and then there is a pass.
+    this.#unsubscribe = this.#options.bus.subscribe('deployment', (id) => this.#busy.has(id) || this.#passes.wake());
     const { runtime, log } = this.#options;
     this.#watching = watch({ runtime, log, take: (event) => this.#note(event) }, this.#stop.signal);
     for (const loop of this.#loops) loop.start();
@@ -146,14 +147,17 @@ export class Reconciler {
   async #toTheEnd(lease: Lease, first: Leased): Promise<End> {
     const progress = new Progress(this.#clock, first.deployment.stages, this.#noted.stage);
     let leased = first;
-    let known: Known | undefined;
+    let observed: Observed | undefined;
+    let goOn: GoOn = 'again';
     try {
       for (let n = 0; n < STEPS_AT_MOST && !this.#stop.signal.aborted; n++) {
-        const step = await this.#nextStep(leased, known);
+        if (goOn === 'again') observed = await this.#look(leased);
+        else if (goOn !== 'unchanged') observed = goOn.goOnWith;
+        const step = await this.#nextStep(leased, observed);
         this.#noted.step({ step: step.do });
         const next = await this.#take(step, lease, leased, progress);
-        if (next !== 'again' && 'dueInMs' in next) return next;
-        known = next === 'again' ? undefined : next;
+        if (typeof next === 'object' && 'dueInMs' in next) return next;
+        goOn = next;
         leased = await this.#options.work.read(lease);
       }
       if (this.#stop.signal.aborted) return AT_ONCE;
@@ -165,9 +169,12 @@ export class Reconciler {
     }
   }
 
-  async #nextStep(leased: Leased, known: Known | undefined): Promise<Step> {
+  async #look({ instance }: Leased): Promise<Observed | undefined> {
+    return instance && this.#options.runtime.inspect(instance.name);
+  }
+
+  async #nextStep(leased: Leased, observed: Observed | undefined): Promise<Step> {
     const { deployment, instance } = leased;
-    const observed = known ? known.goOnWith : instance && (await this.#options.runtime.inspect(instance.name));
     return plan({
       desired: deployment.desired,
       filesAwake: (deployment.files_ms_left ?? 0) > 0,
@@ -208,11 +215,11 @@ export class Reconciler {
     return { linkUp, unlinkedMs: this.#unlinked.look(instanceId, linkUp) };
   }
 
-  async #take(step: Step, lease: Lease, leased: Leased, progress: Progress): Promise<'again' | Known | End> {
+  async #take(step: Step, lease: Lease, leased: Leased, progress: Progress): Promise<GoOn | End> {
     if ('of' in step && step.of === 'incoming' && step.do !== 'admit') return this.#takeIncoming(step, lease, leased, progress);
     if (step.do !== 'end') {
       const next = await this.#apply.step(step, lease, leased, progress, this.#stop.signal);
-      if (next !== 'again' && 'lookAgainInMs' in next) return { dueInMs: next.lookAgainInMs, failed: false };
+      if (typeof next === 'object' && 'lookAgainInMs' in next) return { dueInMs: next.lookAgainInMs, failed: false };
       // What is known is of the incoming one; it is the current one that is looked at first.
       return step.do === 'admit' && step.of === 'incoming' ? 'again' : next;
     }
@@ -237,7 +244,7 @@ export class Reconciler {
   ): Promise<'again' | End> {
     try {
       const next = await this.#apply.step(step, lease, { ...leased, instance: leased.incoming }, progress, this.#stop.signal);
-      return next !== 'again' && 'lookAgainInMs' in next ? { dueInMs: next.lookAgainInMs, failed: false } : 'again';
+      return typeof next === 'object' && 'lookAgainInMs' in next ? { dueInMs: next.lookAgainInMs, failed: false } : 'again';
     } catch (error) {
       if (error instanceof LeaseLost || this.#stop.signal.aborted) throw error;
       // Its link went a moment ago: the next look tells whether it comes back or the instance is gone.

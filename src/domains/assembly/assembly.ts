@@ -40,10 +40,12 @@ export class Assembly {
     const { db, parts } = this.#options;
     const rows = await store.agentsAcrossTenants(db, deploymentId);
     const userId = rows[0]?.user_id;
-    const keeping = await store.keptAcrossTenants(db, deploymentId);
+    // Read after the agents: what is to be kept of one that is gone by then must not be missing.
+    const [keeping, ...described] = await Promise.all([
+      store.keptAcrossTenants(db, deploymentId),
+      ...(userId === undefined ? [] : parts.map((part) => part(db, userId, rows))),
+    ]);
     const kept = keeping.length > 0 ? { kept: keeping } : {};
-    if (userId === undefined) return { version, mode, agents: [], ...kept };
-    const described = await Promise.all(parts.map((part) => part(db, userId, rows)));
     const agents = rows.map((row) => {
       const { id, name, model, instructions, incarnation } = row;
       const base: InstanceAgent = { id: name, incarnation, model, ...(instructions === null ? {} : { instructions }) };

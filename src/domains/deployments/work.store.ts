@@ -65,7 +65,7 @@ export const POOL_TIER = 'free';
 /** The deployments with their live instances and their users' limits, by id: those whose lease still holds. All leases are one owner's. */
 export async function readLeasedAcrossTenants(db: Db, leases: readonly Lease[]) {
   const [owner, ids, epochs] = columnsOf(leases);
-  const deployments = await db
+  const held = db
     .selectFrom('deployments as d')
     .leftJoin('users as u', 'u.id', 'd.user_id')
     .innerJoin('tiers as t', (join) => join.on('t.name', '=', sql<string>`coalesce(u.tier, ${POOL_TIER})`))
@@ -77,14 +77,16 @@ export async function readLeasedAcrossTenants(db: Db, leases: readonly Lease[]) 
     .where('d.lease_owner', '=', owner)
     .where(sql<boolean>`(d.id, d.lease_epoch) in (select * from unnest(${ids}::text[], ${epochs}::bigint[]))`)
     .execute();
-  const live = await db
+  // Nobody changes what is to be seen of them but who holds the lease.
+  const living = db
     .selectFrom('instances')
     .selectAll()
     .select([msSince('started_at').as('started_ms_ago'), msSince('handing_at').as('handing_ms_ago')])
     .select(msSince(sql`coalesce(handed_at, started_at)`).as('handed_ms_ago'))
-    .where(sql<boolean>`deployment_id = any(${deployments.map((one) => one.id)}::text[])`)
+    .where(sql<boolean>`deployment_id = any(${ids}::text[])`)
     .where('ended_at', 'is', null)
     .execute();
+  const [deployments, live] = await Promise.all([held, living]);
   const found = deployments.map(async (deployment) => {
     const own = live.filter((one) => one.deployment_id === deployment.id);
     const instance = own.find((one) => one.role === 'current');
