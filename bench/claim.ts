@@ -1,4 +1,4 @@
-import pg from 'pg';
+import type pg from 'pg';
 import { bareStart } from './provision.js';
 import { IMAGE } from './support/bare.js';
 import type { Bench } from './support/bench.js';
@@ -22,9 +22,7 @@ export const claim: Bench = async ({ scope, scaled, databases }) => {
     postgres: url,
     env: { AGENT_IMAGE: IMAGE, POOL_SIZE: String(POOL_SIZE) },
   });
-  const client = new pg.Client({ connectionString: warm.databaseUrl });
-  await client.connect();
-  scope.add(() => client.end());
+  const client = await warm.lookInto(scope);
   const folder = await makeFolder(scope);
   // Of the pool's own tier, so that no limit has to change; the other user's limits are other ones.
   const raised = `update tiers set requests_per_minute = 100000000 where name = 'free'`;

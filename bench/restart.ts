@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
+import type pg from 'pg';
 import { IMAGE } from './support/bare.js';
 import type { Bench } from './support/bench.js';
 import { Berth } from './support/berth.js';
@@ -17,9 +17,7 @@ export const restart: Bench = async ({ scope, scaled, databases }) => {
   const url = (await databases()).find(({ kind }) => kind === 'postgres')?.url;
   if (url === undefined) return [];
   const berth = await Berth.start(scope, { runtime: 'docker', postgres: url, env: { AGENT_IMAGE: IMAGE } });
-  const client = new pg.Client({ connectionString: berth.databaseUrl });
-  await client.connect();
-  scope.add(() => client.end());
+  const client = await berth.lookInto(scope);
   const sleepers = await makeSleepers(berth, client, scaled(SLEEPING));
   const [healthy, converged, woken] = [new Times(), new Times(), new Times()];
   for (let i = 0; i < scaled(ROUNDS); i++) {

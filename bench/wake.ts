@@ -1,4 +1,4 @@
-import pg from 'pg';
+import type pg from 'pg';
 import { BareInstance, IMAGE } from './support/bare.js';
 import type { Bench } from './support/bench.js';
 import { Berth } from './support/berth.js';
@@ -18,9 +18,7 @@ export const wake: Bench = async ({ scope, scaled, databases }) => {
   const url = (await databases()).find(({ kind }) => kind === 'postgres')?.url;
   if (url === undefined) return [];
   const berth = await Berth.start(scope, { runtime: 'docker', postgres: url, env: { AGENT_IMAGE: IMAGE } });
-  const client = new pg.Client({ connectionString: berth.databaseUrl });
-  await client.connect();
-  scope.add(() => client.end());
+  const client = await berth.lookInto(scope);
   const user = await berth.user('bench');
   await berth.call('POST', `/api/v1/users/${user.id}/agents`, user.key, {
     name: 'a',

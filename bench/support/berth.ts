@@ -87,6 +87,14 @@ export class Berth {
     return this.#child;
   }
 
+  /** A connection to its database on a server, beside its own. */
+  async lookInto(scope: Scope): Promise<pg.Client> {
+    const client = new pg.Client({ connectionString: this.databaseUrl });
+    await client.connect();
+    scope.add(() => client.end());
+    return client;
+  }
+
   /** Kills it, and starts it again on the same folder and database; answers once it answers. */
   async startAgain(): Promise<void> {
     await this.#child.stop('SIGKILL');

@@ -23,10 +23,10 @@ const require = requireFrom(import.meta.url), __filename = import.meta.filename,
  * reads one or the other. Types are not looked at: `npm run check` does that.
  */
 export async function bundleBerth(folder: string): Promise<string> {
-  const name = `berth.${randomBytes(4).toString('hex')}.mjs`;
+  const beside = `.${randomBytes(4).toString('hex')}`;
   await build({
     entryPoints: [join(ROOT, 'src/main.ts')],
-    outfile: join(folder, name),
+    outfile: join(folder, `berth.mjs${beside}`),
     bundle: true,
     platform: 'node',
     target: 'node20',
@@ -39,11 +39,10 @@ export async function bundleBerth(folder: string): Promise<string> {
   });
   for (const program of PROGRAMS) {
     await mkdir(dirname(join(folder, program)), { recursive: true });
-    await copyFile(join(ROOT, program), join(folder, program));
+    await copyFile(join(ROOT, program), join(folder, `${program}${beside}`));
   }
-  const main = join(folder, 'berth.mjs');
-  await rename(join(folder, name), main);
-  return main;
+  for (const file of [...PROGRAMS, 'berth.mjs']) await rename(join(folder, `${file}${beside}`), join(folder, file));
+  return join(folder, 'berth.mjs');
 }
 
 /** A module that looks for a file beside itself finds it at the same place below the folder of the bundle. */
