@@ -11,6 +11,7 @@ const NPM = `#!/bin/sh
 echo "$*" >>npm.log
 case $1 in
   ci) mkdir -p node_modules ;;
+  install) [ -d "$3" ] || exit 1 ;;
   run) mkdir -p dist agent-image/dist && : >agent-image/dist/gateway.mjs ;;
 esac
 `;
@@ -65,6 +66,13 @@ test('a changed source is built again, a changed lockfile installed and built', 
   await writeFile(join(clone, 'package-lock.json'), '{"changed": true}');
   await setup('--engine=none');
   expect(await asked()).toEqual(['ci', 'run build']);
+});
+
+// npm that is run by `npm test` has the settings of .npmrc, under which it fails where the folder of --prefix is not there.
+test('the ClawHub client has its folder before npm is asked to fill it', async () => {
+  const { stderr } = await setup('--engine=none', '--clawhub');
+  expect(await asked()).toEqual([expect.stringMatching(/^install \.cache\/clawhub clawhub@/)]);
+  expect(stderr).not.toContain('could not be installed');
 });
 
 test('an engine that cannot be had is written down where it is optional', async () => {
