@@ -123,7 +123,7 @@ function createRuntime(config: Config, installationId: string, log: Log): Runtim
   log.warn(
     'RUNTIME=process: agents run as plain processes of this user, without any isolation. For trying Berth out, never for tenants.',
   );
-  const gatewayPath = fileURLToPath(new URL('agent-image/dist/gateway.mjs', projectRoot()));
+  const gatewayPath = fileURLToPath(new URL('agent-image/dist/gateway.cjs', projectRoot()));
   return new ProcessRuntime({
     installationId,
     dataDir: `${config.dataDir}/process`,

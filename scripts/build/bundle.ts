@@ -45,6 +45,24 @@ export async function bundleBerth(folder: string): Promise<string> {
   return join(folder, 'berth.mjs');
 }
 
+/**
+ * Writes the gateway that runs inside instances to `outfile`, a file that needs nothing but Node. Not as an ES module: Node takes 20 ms longer to start
+ * one, and each wake of an instance that was stopped is a start.
+ */
+export async function bundleGateway(outfile: string, entry = join(ROOT, 'agent-image/src/main.ts')): Promise<void> {
+  await build({
+    entryPoints: [entry],
+    // The file names the modules from here, so that it is the same wherever it is made.
+    absWorkingDir: ROOT,
+    outfile,
+    bundle: true,
+    platform: 'node',
+    target: 'node20',
+    format: 'cjs',
+    logLevel: 'warning',
+  });
+}
+
 /** A module that looks for a file beside itself finds it at the same place below the folder of the bundle. */
 function whereItWas(): Plugin {
   return {

@@ -1,21 +1,17 @@
 // `npm run build`: Berth as one file, the gateway as one file, and the template of the embedded database.
-import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { PGLITE_OPTIONS, writeTemplate } from '../../src/db/data-folder.js';
-import { bundleBerth } from './bundle.js';
+import { bundleBerth, bundleGateway } from './bundle.js';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const DIST = join(ROOT, 'dist');
 
 await bundleBerth(DIST);
-
-// One place says how the gateway is bundled, since the same bytes go into the agent image.
-const bundled = spawnSync('bash', ['scripts/agent-image', 'bundle'], { cwd: ROOT, stdio: 'inherit' });
-if (bundled.status !== 0) process.exit(1);
+await bundleGateway(join(ROOT, 'agent-image/dist/gateway.cjs'));
 
 // Making the template takes some five seconds, so it is kept as long as PGlite and our way of opening it stay the same.
 const template = join(DIST, 'src/db/pglite-template.tar.gz');

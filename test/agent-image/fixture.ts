@@ -1,7 +1,7 @@
 import { rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { BerthStandIn, LinkFolder } from './berth.js';
-import { GatewayProcess, bundleGateway } from './gateway.js';
+import { GatewayProcess, bundledGateway } from './gateway.js';
 
 /** A gateway process and the Berth stand-in it is linked to. */
 export interface Fixture {
@@ -13,7 +13,7 @@ export interface Fixture {
 }
 
 export async function startFixture(env: Record<string, string> = {}): Promise<Fixture> {
-  const bundle = await bundleGateway();
+  const bundle = await bundledGateway();
   const folder = new LinkFolder();
   const berth = await new BerthStandIn(folder).listen();
   const gateway = new GatewayProcess(bundle, folder.dir, env).start();

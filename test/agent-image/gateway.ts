@@ -2,24 +2,13 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { build } from 'esbuild';
+import { join } from 'node:path';
+import { bundleGateway } from '../../scripts/build/bundle.js';
 
-const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-
-/** Bundles the gateway as the image does, into a folder of the caller's own. */
-export async function bundleGateway(): Promise<string> {
-  const outfile = join(mkdtempSync(join(tmpdir(), 'bg-')), 'gateway.mjs');
-  await build({
-    entryPoints: [join(ROOT, 'agent-image/src/main.ts')],
-    bundle: true,
-    platform: 'node',
-    format: 'esm',
-    target: 'node20',
-    outfile,
-    logLevel: 'warning',
-  });
+/** The gateway as the image has it, in a folder of the caller's own. */
+export async function bundledGateway(): Promise<string> {
+  const outfile = join(mkdtempSync(join(tmpdir(), 'bg-')), 'gateway.cjs');
+  await bundleGateway(outfile);
   return outfile;
 }
 

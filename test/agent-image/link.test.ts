@@ -5,13 +5,13 @@ import { afterEach, beforeAll, afterAll, describe, expect, test } from 'vitest';
 import { BerthStandIn, LinkFolder } from './berth.js';
 import { begin, chunk, finish } from './demo-model.js';
 import { agent, say, until } from './fixture.js';
-import { GatewayProcess, bundleGateway } from './gateway.js';
+import { GatewayProcess, bundledGateway } from './gateway.js';
 
 let bundle: string;
 const open: { close(): Promise<unknown> }[] = [];
 
 beforeAll(async () => {
-  bundle = await bundleGateway();
+  bundle = await bundledGateway();
 });
 afterEach(async () => {
   for (const thing of open.splice(0).reverse()) await thing.close();

@@ -252,7 +252,7 @@ def syscall(*args):
 status = dict(line.split(':\\t', 1) for line in open('/proc/self/status').read().splitlines() if ':\\t' in line)
 print(json.dumps({
     'writable': writable,
-    'writes': {path: write(path) for path in ['/run/berth/x', '/run/berth/token', '/etc/passwd', '/dev/shm/x', '/dev/mqueue/x', '/proc/sys/kernel/core_pattern', '/proc/sysrq-trigger', '/sys/kernel/uevent_helper', '/opt/berth/gateway.mjs']},
+    'writes': {path: write(path) for path in ['/run/berth/x', '/run/berth/token', '/etc/passwd', '/dev/shm/x', '/dev/mqueue/x', '/proc/sys/kernel/core_pattern', '/proc/sysrq-trigger', '/sys/kernel/uevent_helper', '/opt/berth/gateway.cjs']},
     'status': {name: status[name].strip() for name in ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs', 'Seccomp', 'Groups']},
     'unshare': syscall(272, 0x10000000),
     'mount': syscall(165, b'none', b'/tmp', b'tmpfs', 0, None),
@@ -325,7 +325,7 @@ rm -rf work && mkdir work && cd work && git init -q . && echo one > f && git add
 git clone -q . ../copy-$$ && ls ../copy-$$
 seq 1000 | xargs -P 4 -n 10 echo | sort | tail -1 | wc -w
 tar cz f | tar tz
-rg -c one f; jq -n 1+1; curl -s file://$PWD/f; find / -xdev -name gateway.mjs 2>/dev/null || true; ps -o comm= -p 1
+rg -c one f; jq -n 1+1; curl -s file://$PWD/f; find / -xdev -name gateway.cjs 2>/dev/null || true; ps -o comm= -p 1
 node -e 'new (require("worker_threads").Worker)("console.log(require(\\"os\\").networkInterfaces().lo.length > 0)", { eval: true })'
 node -e 'require("child_process").execFile("true", () => require("fs").promises.readFile("f", "utf8").then((t) => process.stdout.write(t)))'
 python3 - <<'E'
@@ -347,7 +347,7 @@ E`,
       '1',
       '2',
       'one',
-      '/opt/berth/gateway.mjs',
+      '/opt/berth/gateway.cjs',
       'docker-init',
       'true',
       'one',

@@ -166,10 +166,10 @@ describe('the process runtime', () => {
   });
 
   test('a missing gateway is said by check, and by the instance that ends at once', async () => {
-    const broken = make({ gatewayPath: '/nowhere/gateway.mjs' });
+    const broken = make({ gatewayPath: '/nowhere/gateway.cjs' });
     await expect(broken.check()).rejects.toMatchObject({
       code: 'unavailable',
-      message: expect.stringContaining('/nowhere/gateway.mjs'),
+      message: expect.stringContaining('/nowhere/gateway.cjs'),
     });
     const spec = bench.spec();
     await broken.create(spec);

@@ -115,14 +115,14 @@ describe('the agent image, as an instance runs it', () => {
     expect(await inside('find / -xdev -perm /6000 ! -type l 2>/dev/null || true')).toBe('');
     expect(
       await inside(
-        'stat -c "%U %a" /opt/berth/gateway.mjs; grep -E "^(CapEff|NoNewPrivs|Seccomp):" /proc/self/status | tr -s "\\t" " "',
+        'stat -c "%U %a" /opt/berth/gateway.cjs; grep -E "^(CapEff|NoNewPrivs|Seccomp):" /proc/self/status | tr -s "\\t" " "',
       ),
     ).toBe('root 444\nCapEff: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2');
   });
 
   test('holds the bundled gateway and starts it; SIGTERM ends it with 0', async () => {
-    const source = await readFile(join(REPOSITORY, 'agent-image/dist/gateway.mjs'), 'utf8');
-    expect((await inside('cat /opt/berth/gateway.mjs')) === source.trimEnd()).toBe(true);
+    const source = await readFile(join(REPOSITORY, 'agent-image/dist/gateway.cjs'), 'utf8');
+    expect((await inside('cat /opt/berth/gateway.cjs')) === source.trimEnd()).toBe(true);
     const id = await docker('run', '-d', '--label', label, ...PROFILE, '--mount=type=volume,target=/data', image);
     // The process listens for signals a moment after it runs: its first word shows that it does.
     await expect.poll(() => docker('logs', id), { timeout: 10_000 }).toContain('"msg"');
@@ -160,7 +160,7 @@ describe('the build', () => {
         ...args,
         'node -p process.version && ls /opt/berth && cat /proc/self/status >/dev/null && echo $BERTH_DATA_DIR',
       ),
-    ).toBe(`${process.version}\ngateway.mjs\n/data`);
+    ).toBe(`${process.version}\ngateway.cjs\n/data`);
     const settings = (ref: string): Promise<string> =>
       docker('image', 'inspect', '--format', '{{.Config.User}} {{json .Config.Entrypoint}} {{.Config.WorkingDir}}', ref);
     expect(await settings('berth-agent:closure')).toBe(await settings(image));

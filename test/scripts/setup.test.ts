@@ -12,7 +12,7 @@ echo "$*" >>npm.log
 case $1 in
   ci) mkdir -p node_modules ;;
   install) [ -d "$3" ] || exit 1 ;;
-  run) mkdir -p dist agent-image/dist && : >agent-image/dist/gateway.mjs ;;
+  run) mkdir -p dist agent-image/dist && : >agent-image/dist/gateway.cjs ;;
 esac
 `;
 

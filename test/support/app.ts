@@ -21,7 +21,7 @@ import { ProcessRuntime } from '../../src/runtime/process/process.js';
 import type { Runtime } from '../../src/runtime/runtime.js';
 import { KeyFiles } from '../../src/vault/key-files.js';
 import { Vault } from '../../src/vault/vault.js';
-import { bundleGateway } from '../agent-image/gateway.js';
+import { bundledGateway } from '../agent-image/gateway.js';
 import { type DatabaseKind, testDatabase, type TestDatabase } from './database.js';
 import { FakeGateways } from './fake-gateway.js';
 import { until } from './until.js';
@@ -234,7 +234,7 @@ export async function startApp(options: TestAppOptions = {}): Promise<TestApp> {
   const engine = options.engine ?? beside?.engine ?? new FakeEngine();
   const gateways = options.gateways ?? new FakeGateways();
   const kind = options.runtime ?? 'fake';
-  const gatewayPath = kind === 'process' ? await bundleGateway() : '';
+  const gatewayPath = kind === 'process' ? await bundledGateway() : '';
   const runtime = makeRuntime(kind, { installationId: installation.id, gatewayPath, engine, gateways, config });
   const log = createLog(process.env.TEST_LOG_LEVEL ?? 'silent');
   const seenRuntime = options.around?.(runtime) ?? runtime;
