@@ -61,8 +61,8 @@ const LEASE_S = 60;
 const PER_USER = 4;
 /** Attempts before others have their turn. */
 const IN_A_ROW = 20;
-/** News that come close together are looked at together. */
-const GATHER_MS = 10;
+/** News that come close together are looked at together: somebody waits for what they are news of, and nobody for these words of it. */
+const GATHER_MS = 50;
 
 /**
  * Hears of whom something is new, takes what is due, and has it sent: at least once. Whichever process holds a target's lease sends there, so that
@@ -76,7 +76,6 @@ export class Dispatch<T extends Target> {
   readonly #running = new Map<string, { userId: string; done: Promise<void> }>();
   readonly #everyMs: number;
   #news = new Set<string>();
-  #gathering: NodeJS.Timeout | undefined;
   #lookedAtAllMs = -Infinity;
   #unsubscribe = (): void => {};
 
@@ -86,7 +85,7 @@ export class Dispatch<T extends Target> {
     this.#everyMs = options.everyMs ?? 5_000;
     setMaxListeners(0, this.#stop.signal);
     const name = `send to ${carrier.kind}s`;
-    this.#loop = new Loop({ name, everyMs: this.#everyMs, run: () => this.#look() }, options.log);
+    this.#loop = new Loop({ name, everyMs: this.#everyMs, gatherMs: GATHER_MS, run: () => this.#look() }, options.log);
   }
 
   start(): void {
@@ -97,7 +96,6 @@ export class Dispatch<T extends Target> {
   /** Ends attempts in progress: they are made again, here or elsewhere. */
   async stop(): Promise<void> {
     this.#unsubscribe();
-    clearTimeout(this.#gathering);
     this.#stop.abort(new Error('Berth is ending'));
     await this.#loop.stop();
     await Promise.all([...this.#running.values()].map(({ done }) => done));
@@ -106,10 +104,7 @@ export class Dispatch<T extends Target> {
   /** Something of that user's is to be looked at. */
   hint(userId: string): void {
     this.#news.add(userId);
-    this.#gathering ??= setTimeout(() => {
-      this.#gathering = undefined;
-      this.#loop.wake();
-    }, GATHER_MS);
+    this.#loop.wake();
   }
 
   async #look(): Promise<void> {

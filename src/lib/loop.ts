@@ -5,6 +5,8 @@ import { messageOf } from './errors.js';
 export interface Job {
   name: string;
   everyMs: number;
+  /** How long a run that was asked for waits, so that what is asked for meanwhile is done with it. Absent: not at all. */
+  gatherMs?: number | undefined;
   /** Idempotent, takes no input. `signal` aborts when the loop stops. */
   run(signal: AbortSignal): Promise<void>;
 }
@@ -29,6 +31,7 @@ export class Loop {
   readonly #note: NoteRun;
   readonly #stop = new AbortController();
   #woken = false;
+  #hurry: (() => void) | undefined;
   #wakeUp: (() => void) | undefined;
   #done: Promise<void> | undefined;
 
@@ -42,10 +45,10 @@ export class Loop {
     this.#done ??= this.#runUntilStopped();
   }
 
-  /** Asks for a run as soon as possible. */
+  /** Asks for a run, as soon as the job allows. */
   wake(): void {
     this.#woken = true;
-    this.#wakeUp?.();
+    this.#hurry?.();
   }
 
   /** Aborts the run in progress and waits for its end. */
@@ -72,13 +75,23 @@ export class Loop {
   }
 
   #sleep(): Promise<void> {
-    if (this.#woken || this.#stop.signal.aborted) return Promise.resolve();
+    const { everyMs, gatherMs } = this.#job;
+    if (this.#stop.signal.aborted || (this.#woken && gatherMs === undefined)) return Promise.resolve();
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, this.#job.everyMs);
-      this.#wakeUp = () => {
+      const done = () => {
         clearTimeout(timer);
+        this.#hurry = undefined;
         resolve();
       };
+      let timer = setTimeout(done, this.#woken ? gatherMs : everyMs);
+      this.#wakeUp = done;
+      if (gatherMs === undefined) this.#hurry = done;
+      else if (!this.#woken)
+        this.#hurry = () => {
+          this.#hurry = undefined;
+          clearTimeout(timer);
+          timer = setTimeout(done, gatherMs);
+        };
     });
   }
 }
