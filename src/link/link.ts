@@ -19,7 +19,7 @@ export interface LinkRequest {
   /** Time to the response headers. */
   timeoutMs: number;
   /** Berth's own business with the instance, such as its configuration: it does not keep an idle one awake. */
-  isUpkeep?: true;
+  isUpkeep?: boolean;
 }
 
 export interface LinkResponse {

@@ -73,12 +73,14 @@ export class Apply {
     this.#holding = new Holding(hands);
   }
 
+  /** `seen` is what the runtime said a moment ago of the instance that the step is about, if it was asked. */
   async step(
     step: Exclude<Step, { do: 'end' }>,
     lease: Lease,
     leased: Leased,
     progress: Progress,
     signal: AbortSignal,
+    seen?: Observed,
   ): Promise<Next> {
     switch (step.do) {
       case 'queue':
@@ -88,9 +90,9 @@ export class Apply {
       case 'create':
         return this.#create(lease, leased, progress);
       case 'start':
-        return this.#start(lease, leased, progress, signal);
+        return this.#start(lease, leased, progress, signal, seen);
       case 'unpause':
-        return this.#unpause(leased, signal);
+        return this.#unpause(leased, signal, seen);
       case 'limit':
         return this.#limit(lease, leased);
       case 'grow':
@@ -170,24 +172,24 @@ export class Apply {
     return { goOnWith: await runtime.create(spec) };
   }
 
-  async #start(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
+  async #start(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal, seen?: Observed): Promise<Next> {
     await this.#hands.work.enter(lease, { state: 'deploying', ...progress.at('starting') });
     if (leased.deployment.disk_pending) await this.#holding.grow(lease, leased);
     const waiting = new AbortController();
     const told = this.#tellEarly(lease, leased, progress, AbortSignal.any([waiting.signal, signal]));
     try {
-      return await this.#startTelling(lease, leased, told);
+      return await this.#startTelling(lease, leased, told, seen);
     } finally {
       waiting.abort();
     }
   }
 
   /** Starts it, and goes on as soon as its gateway has been told; else when that takes too long, or the container ended over it. */
-  async #startTelling(lease: Lease, leased: Leased, told: Promise<number | undefined>): Promise<Next> {
+  async #startTelling(lease: Lease, leased: Leased, told: Promise<number | undefined>, before?: Observed): Promise<Next> {
     const { runtime, work } = this.#hands;
     const instance = liveOf(leased);
     try {
-      await runtime.start(instance.name);
+      await runtime.start(instance.name, before);
     } catch (error) {
       // It was made of something that is gone since (its link folder, its image): made anew, it has a chance.
       if (error instanceof AppError && error.code === 'unprocessable') await runtime.remove(instance.name);
@@ -212,7 +214,7 @@ export class Apply {
    * undefined where that did not work out, and the steps that follow do it at their pace. Never throws.
    */
   async #tellEarly(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<number | undefined> {
-    const { assembly, links, gateway } = this.#hands;
+    const { links } = this.#hands;
     const { id } = liveOf(leased);
     try {
       const config = await this.#configOf(leased);
@@ -220,7 +222,7 @@ export class Apply {
       if (isIncoming(leased) && !(await this.#hands.releases.isKnownTo(id, signal))) return undefined;
       progress.at('connecting');
       progress.at('configuring');
-      await gateway.configure(id, config, assembly.packagesOf(lease.userId ?? ''), signal);
+      await this.#tell(lease, id, config, signal);
       return config.version;
     } catch {
       // Whatever it was, the next steps meet it again, and say so.
@@ -236,7 +238,7 @@ export class Apply {
   }
 
   async #configure(lease: Lease, leased: Leased, progress: Progress, signal: AbortSignal): Promise<Next> {
-    const { work, assembly, gateway, links } = this.#hands;
+    const { work, links } = this.#hands;
     const first = liveOf(leased).applied_version === 0;
     if (first && isIncoming(leased) && !(await this.#hands.releases.isKnownTo(liveOf(leased).id, signal))) {
       const both = { ...leased, instance: leased.current };
@@ -246,9 +248,16 @@ export class Apply {
     // It may have been nobody's until now.
     links.assign(liveOf(leased).id, lease.userId ?? '');
     const config = await this.#configOf(leased);
-    await gateway.configure(liveOf(leased).id, config, assembly.packagesOf(lease.userId ?? ''), signal);
+    await this.#tell(lease, liveOf(leased).id, config, signal);
     await work.updateInstance(lease, liveOf(leased).id, { applied_version: config.version });
     return 'unchanged';
+  }
+
+  /** Whoever claims one of the pool waits for its gateway; until then there is time to have it rehearse. */
+  async #tell({ userId }: Lease, instanceId: string, config: InstanceConfig, signal: AbortSignal): Promise<void> {
+    const { assembly, gateway } = this.#hands;
+    if (userId === null) await gateway.rehearse(instanceId, config.version, signal);
+    await gateway.configure(instanceId, config, assembly.packagesOf(userId ?? ''), signal);
   }
 
   async #configOf(leased: Leased): Promise<InstanceConfig> {
@@ -308,10 +317,10 @@ export class Apply {
   }
 
   /** A link that does not answer after the thaw is cut, since a frozen gateway could not see that it was lost: it dials anew. */
-  async #unpause(leased: Leased, signal: AbortSignal): Promise<Next> {
+  async #unpause(leased: Leased, signal: AbortSignal, before?: Observed): Promise<Next> {
     const { runtime, links, gateway } = this.#hands;
     const instance = liveOf(leased);
-    await runtime.unpause(instance.name);
+    await runtime.unpause(instance.name, before);
     links.resumeWatch(instance.id);
     const link = links.get(instance.id);
     const [seen, isAlive] = await Promise.all([runtime.inspect(instance.name), link && gateway.isAlive(instance.id, signal)]);
@@ -331,7 +340,8 @@ export class Apply {
   async #stop(lease: Lease, leased: Leased, signal: AbortSignal): Promise<Next> {
     const { runtime, links, work } = this.#hands;
     const instance = liveOf(leased);
-    if ((await runtime.inspect(instance.name))?.state === 'paused') await runtime.unpause(instance.name);
+    const before = await runtime.inspect(instance.name);
+    if (before?.state === 'paused') await runtime.unpause(instance.name, before);
     if (await this.#isBusy(lease, instance.id, signal)) return 'again';
     await work.updateInstance(lease, instance.id, { stopped: true });
     await runtime.stop(instance.name, STOP_GRACE_MS);

@@ -25,6 +25,8 @@ export interface Situation {
   specHash: string;
   /** The limits that it is to have. */
   limits: string;
+  /** Whether these are nowhere smaller than those that it has. */
+  limitsGrow: boolean;
   configVersion: number;
   /** Whether memory of the host is set aside for it, so that it may start. */
   hasRoom: boolean;
@@ -95,11 +97,19 @@ export function plan(situation: Situation): Step {
   if (isOther) return planOther(situation, instance, observed);
   if (situation.mustStopWriting && observed.state !== 'created')
     return { do: 'end', why: OVERFULL, failed: false, graceMs: REPLACE_GRACE_MS };
-  if (instance.limits !== situation.limits) return { do: 'limit' };
-  if (situation.diskBehind) return { do: 'grow' };
-  if (observed.state === 'created' || observed.state === 'exited') return situation.hasRoom ? { do: 'start' } : { do: 'queue' };
+  const change = planChange(situation, instance);
+  const isUp = observed.state === 'running' || observed.state === 'paused';
+  // Whoever waits for its agents goes before what only gives them more.
+  if (change && !(isUp && situation.limitsGrow)) return change;
+  if (!isUp) return situation.hasRoom ? { do: 'start' } : { do: 'queue' };
   if (observed.state === 'paused') return { do: 'unpause' };
-  return planRunning(situation, instance);
+  return planRunning(situation, instance, change);
+}
+
+/** What the container takes as it is. */
+function planChange(situation: Situation, instance: InstanceSituation): Step | undefined {
+  if (instance.limits !== situation.limits) return { do: 'limit' };
+  return situation.diskBehind ? { do: 'grow' } : undefined;
 }
 
 /** Another container is needed. One that serves goes on until that is ready; what may fail at it is the new one's. */
@@ -129,15 +139,15 @@ function planMissing({ hasRoom }: Situation, startedMsAgo: number | undefined): 
   return { do: 'end', why: 'the container was removed from outside', failed: true, graceMs: 0 };
 }
 
-function planRunning(situation: Situation, instance: NonNullable<Situation['instance']>): Step {
+function planRunning(situation: Situation, instance: InstanceSituation, change?: Step): Step {
   // Not noted yet, or restarted from outside: starting what runs changes nothing, and notes when it began.
   if (instance.startedMsAgo === undefined) return { do: 'start' };
   if (situation.observed?.startedAt !== undefined && situation.observed.startedAt !== instance.runtimeStartedAtMs)
     return { do: 'start' };
   if (!situation.linkUp) {
-    if (situation.unlinkedMs < CONNECT_TIMEOUT_MS) return { do: 'connect' };
+    if (situation.unlinkedMs < CONNECT_TIMEOUT_MS) return change ?? { do: 'connect' };
     return { do: 'end', why: `its gateway has had no link for ${CONNECT_TIMEOUT_MS / 1000} s`, failed: true, graceMs: 0 };
   }
   if (instance.appliedVersion < situation.configVersion) return { do: 'configure' };
-  return { do: 'settle' };
+  return change ?? { do: 'settle' };
 }

@@ -14,7 +14,7 @@ import { Sweep } from './observe.js';
 import { plan, type Situation, type Step } from './plan.js';
 import { Progress } from './progress.js';
 import { type Noted, reconcilerMeters } from './reconciler-meters.js';
-import { isDiskBehind, isOverfull, limitsOf, limitsText, specHashOf, wishOf } from './spec.js';
+import { isDiskBehind, isNowhereSmaller, isOverfull, limitsOf, limitsText, specHashOf, wishOf } from './spec.js';
 import { Unlinked } from './unlinked.js';
 import { watch } from './watching.js';
 
@@ -155,7 +155,7 @@ export class Reconciler {
         else if (goOn !== 'unchanged') observed = goOn.goOnWith;
         const step = await this.#nextStep(leased, observed);
         this.#noted.step({ step: step.do });
-        const next = await this.#take(step, lease, leased, progress);
+        const next = await this.#take(step, lease, leased, progress, observed);
         if (typeof next === 'object' && 'dueInMs' in next) return next;
         goOn = next;
         leased = await this.#options.work.read(lease);
@@ -175,12 +175,14 @@ export class Reconciler {
 
   async #nextStep(leased: Leased, observed: Observed | undefined): Promise<Step> {
     const { deployment, instance } = leased;
+    const limits = limitsText(limitsOf(deployment));
     return plan({
       desired: deployment.desired,
       filesAwake: (deployment.files_ms_left ?? 0) > 0,
       rest: deployment.rest,
       specHash: specHashOf(leased, this.#options.image),
-      limits: limitsText(limitsOf(deployment)),
+      limits,
+      limitsGrow: instance !== undefined && isNowhereSmaller(limits, instance.limits),
       isRollable: deployment.user_id !== null,
       rollWaitMs: deployment.roll_failed === wishOf(leased, this.#options.image) ? (deployment.roll_ms_left ?? 0) : 0,
       probationMs: this.#options.probationMs,
@@ -215,10 +217,10 @@ export class Reconciler {
     return { linkUp, unlinkedMs: this.#unlinked.look(instanceId, linkUp) };
   }
 
-  async #take(step: Step, lease: Lease, leased: Leased, progress: Progress): Promise<GoOn | End> {
+  async #take(step: Step, lease: Lease, leased: Leased, progress: Progress, seen?: Observed): Promise<GoOn | End> {
     if ('of' in step && step.of === 'incoming' && step.do !== 'admit') return this.#takeIncoming(step, lease, leased, progress);
     if (step.do !== 'end') {
-      const next = await this.#apply.step(step, lease, leased, progress, this.#stop.signal);
+      const next = await this.#apply.step(step, lease, leased, progress, this.#stop.signal, seen);
       if (typeof next === 'object' && 'lookAgainInMs' in next) return { dueInMs: next.lookAgainInMs, failed: false };
       // What is known is of the incoming one; it is the current one that is looked at first.
       return step.do === 'admit' && step.of === 'incoming' ? 'again' : next;

@@ -83,3 +83,9 @@ export function refusedLimits(limits: string): string {
 export function limitsText({ memoryMib, cpuMillis, pids }: Limits): string {
   return `${memoryMib} MiB, ${cpuMillis} m, ${pids} pids`;
 }
+
+/** Whether limits are nowhere smaller than others, both as the rows keep them. */
+export function isNowhereSmaller(wished: string, has: string): boolean {
+  const [mine, theirs] = [wished, has].map((text) => /^(\d+) MiB, (\d+) m, (\d+) pids$/.exec(text)?.slice(1).map(Number));
+  return mine !== undefined && theirs !== undefined && mine.every((value, at) => value >= (theirs[at] ?? Infinity));
+}

@@ -15,8 +15,11 @@ export interface Runtime {
    */
   create(spec: InstanceSpec): Promise<Observed>;
 
-  /** Starts a created or exited instance. One that runs already is left alone. `not_found` when there is none. */
-  start(name: string): Promise<void>;
+  /**
+   * Starts a created or exited instance. One that runs already is left alone. `not_found` when there is none. `seen` is what this runtime said of it a
+   * moment ago, which spares it a look.
+   */
+  start(name: string, seen?: Observed): Promise<void>;
 
   /** Asks the instance to end, then ends it after `graceMs`. One that is gone or not running is left alone. */
   stop(name: string, graceMs: number): Promise<void>;
@@ -24,8 +27,8 @@ export interface Runtime {
   /** Freezes a running instance, memory kept. One that is paused already is left alone. */
   pause(name: string): Promise<void>;
 
-  /** Thaws a paused instance. One that runs is left alone. */
-  unpause(name: string): Promise<void>;
+  /** Thaws a paused instance. One that runs is left alone. `seen` as with `start`. */
+  unpause(name: string, seen?: Observed): Promise<void>;
 
   /**
    * Changes the limits of an instance that exists, running or not, without a restart. Throws `unprocessable` where it cannot take them as it is,
@@ -137,6 +140,8 @@ export interface Observed {
   childOomKilled?: boolean;
   /** The engine's words when it could not run it. */
   error?: string;
+  /** The volume, where it is a file system that has to be mounted while the instance runs. */
+  disk?: string;
   /** Milliseconds since the epoch. */
   createdAt: number;
   startedAt?: number;

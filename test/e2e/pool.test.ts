@@ -38,6 +38,8 @@ describe.each(databaseKinds)('the pool (%s)', (database) => {
     const { instance, kind } = await statusOf(user);
     expect(before).toContain(instance.id);
     expect(kind).toBe('shared');
+    // What is larger may come a moment after the first turn, but not after the status says that it is ready.
+    await app.ready(user);
     const [claimed] = [...app.engine.instances.values()].filter((one) => one.spec.instanceId === instance.id);
     expect(claimed?.spec.limits).toEqual({ memoryMib: 4096, cpuMillis: 2000, pids: 512 });
     expect(app.engine.volumes.get(claimed?.spec.volume ?? '')?.sizeMib).toBe(102_400);
@@ -62,6 +64,28 @@ describe.each(databaseKinds)('the pool (%s)', (database) => {
     const users = (await app.get('/api/v1/users?limit=200', app.adminKey)).json.data;
     expect(users.every((user: { id: string }) => user.id.startsWith('usr_'))).toBe(true);
     for (const [id, config] of app.gateways.configs) if ((await pooled(app)).includes(id)) expect(config.agents).toEqual([]);
+  });
+
+  test('an instance of it has answered a turn of nobody before it is given to anybody; where that fails it is given all the same', async () => {
+    await isFull(app);
+    const asked: unknown[] = [];
+    app.gateways.script = ({ body }, response) => {
+      asked.push((body as { model?: unknown }).model);
+      response.end('what is this?');
+    };
+    try {
+      await app.agent(await app.user(), 'a');
+      await isFull(app);
+    } finally {
+      app.gateways.script = undefined;
+    }
+    expect(asked).toEqual(['openclaw/rehearsal']);
+    const user = await app.user();
+    await app.agent(user, 'a');
+    const answer = await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: 'hi' }] });
+    expect(answer).toMatchObject({ status: 200 });
+    const usage = (await app.get(`/api/v1/users/${user.id}/usage`, user.key)).text;
+    expect(usage).not.toContain('rehearsal');
   });
 
   test('what was claimed goes with its user, and nothing is left of it', async () => {
@@ -102,9 +126,11 @@ describe('a claimed container', () => {
       for (const user of [claimed, made]) {
         await app.call('PUT', `/api/v1/users/${user.id}/secrets`, { key: user.key, body: { MINE: `of ${user.id}` } });
         const call =
-          '/tool shell {"command":"id -u; echo $MINE; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; ls /sys/class/net"}';
+          '/tool shell {"command":"id -u; echo $MINE; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; ls /sys/class/net; ls -A /data/workspaces /data/homes /data/.berth/agents"}';
         const answer = await app.post('/api/v1/agents/a/chat', user.key, { messages: [{ role: 'user', content: call }] });
         expect(answer.json.message).toContain(`of ${user.id}`);
+        expect(answer.json.message).not.toContain('rehearsal');
+        await app.ready(user);
         const { instance } = (await app.get('/api/v1/deploy/status', user.key)).json.deployments[0];
         const { instances } = await app.runtime.list();
         const seen = instances.find((one) => one.instanceId === instance.id);

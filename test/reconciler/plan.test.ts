@@ -19,6 +19,7 @@ const settled: Situation = {
   filesAwake: false,
   rest: null,
   limits: 'few',
+  limitsGrow: false,
   specHash: 'a',
   configVersion: 3,
   hasRoom: true,
@@ -93,6 +94,47 @@ describe('the plan', () => {
     ],
     ['to sleep, up for its files: settled', { desired: 'asleep', filesAwake: true }, { do: 'settle' }],
     ['of other limits: they are changed while it runs', { limits: 'more' }, { do: 'limit' }],
+    ['of larger limits: they are changed while it runs', { limits: 'more', limitsGrow: true }, { do: 'limit' }],
+    [
+      'of larger limits, and knows an older config: told, since somebody waits for that',
+      { limits: 'more', limitsGrow: true, configVersion: 4 },
+      { do: 'configure' },
+    ],
+    [
+      'of smaller limits, and knows an older config: the limits first, or it would work beyond them',
+      { limits: 'less', configVersion: 4 },
+      { do: 'limit' },
+    ],
+    [
+      'of smaller limits, paused and in use again: the limits first',
+      { limits: 'less', observed: observed({ state: 'paused' }), linkUp: false },
+      { do: 'limit' },
+    ],
+    [
+      'of larger limits, paused and in use again: thawed, since somebody waits for that',
+      { limits: 'more', limitsGrow: true, observed: observed({ state: 'paused' }), linkUp: false },
+      { do: 'unpause' },
+    ],
+    [
+      'of larger limits, not started: the limits first',
+      {
+        limits: 'more',
+        limitsGrow: true,
+        observed: observed({ state: 'created' }),
+        instance: instance({ startedMsAgo: undefined }),
+      },
+      { do: 'limit' },
+    ],
+    [
+      'of larger limits, and its link is away: changed meanwhile',
+      { limits: 'more', limitsGrow: true, linkUp: false },
+      { do: 'limit' },
+    ],
+    [
+      'of a smaller disk than its tier gives, and knows an older config: told first',
+      { diskBehind: true, limitsGrow: true, configVersion: 4 },
+      { do: 'configure' },
+    ],
     [
       'nothing lives and the host has no room: it waits',
       { hasRoom: false, instance: undefined, observed: undefined },

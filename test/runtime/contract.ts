@@ -193,6 +193,30 @@ export function runtimeContract(name: string, setUp: () => Promise<Subject>): vo
       expect(events.of(spec.name)).toEqual(expect.arrayContaining(['start', 'pause', 'unpause', 'die']));
     });
 
+    test('what was seen of one spares a look, and does no harm where it is so no longer', async () => {
+      const spec = bench.spec();
+      const created = await runtime.create(spec);
+      await runtime.start(spec.name, created);
+      await runtime.start(spec.name, created);
+      expect(await stateOf(spec)).toBe('running');
+      await runtime.pause(spec.name);
+      const paused = await runtime.inspect(spec.name);
+      await runtime.unpause(spec.name, paused);
+      await runtime.unpause(spec.name, paused);
+      expect(await stateOf(spec)).toBe('running');
+      await runtime.stop(spec.name, 100);
+      await expect(runtime.unpause(spec.name, paused)).rejects.toMatchObject({ code: 'conflict' });
+      const stopped = await runtime.inspect(spec.name);
+      await runtime.remove(spec.name);
+      await expect(runtime.start(spec.name, stopped)).rejects.toMatchObject({ code: 'not_found' });
+      await expect(runtime.unpause(spec.name, paused)).rejects.toMatchObject({ code: 'not_found' });
+      // Another one under its name is none of what was seen.
+      const next = { ...spec, instanceId: `${spec.instanceId}x` };
+      await runtime.create(next);
+      await runtime.start(spec.name, stopped).catch(() => undefined);
+      expect(await runtime.inspect(spec.name)).toMatchObject({ instanceId: next.instanceId });
+    });
+
     test('the volume outlives the instance, refuses removal while used, and is gone after', async () => {
       const first = await running();
       bench.tell(first, { keep: 'a pearl' }, { say: ['stdout', 'written\n'] });

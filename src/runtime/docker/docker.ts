@@ -25,7 +25,6 @@ import { EngineEvents } from './events.js';
 import { statusOf, unavailable } from './faults.js';
 import { logQuery, readLines } from './logs.js';
 import {
-  diskOf,
   observeInspected,
   observeListed,
   readInspect,
@@ -63,9 +62,6 @@ export interface DockerRuntimeOptions {
   /** Where volumes get file systems of their own, if they may; absent: nowhere. */
   disks?: { dir: string; limits: 'auto' | 'hard' | 'soft' };
 }
-
-/** An instance with the volume that it has where that is a file system of its own. */
-type Found = Observed & { disk?: string };
 
 type ContainerCall = (container: Docker.Container, abortSignal: AbortSignal) => Promise<unknown>;
 
@@ -124,8 +120,8 @@ export class DockerRuntime implements Runtime {
     return this.#created(spec);
   }
 
-  async start(name: string): Promise<void> {
-    const { runtimeId, state, disk } = await this.#mustFind(name);
+  async start(name: string, seen?: Observed): Promise<void> {
+    const { runtimeId, state, disk } = seen ?? (await this.#mustFind(name));
     if (state === 'running') return;
     if (state === 'paused') throw new AppError('conflict', `instance ${name} is paused`);
     // Not mounted any more where it was stopped, or the host was started anew.
@@ -160,8 +156,8 @@ export class DockerRuntime implements Runtime {
     }
   }
 
-  async unpause(name: string): Promise<void> {
-    const { runtimeId, state } = await this.#mustFind(name);
+  async unpause(name: string, seen?: Observed): Promise<void> {
+    const { runtimeId, state } = seen ?? (await this.#mustFind(name));
     if (state === 'running') return;
     if (state !== 'paused') throw new AppError('conflict', `instance ${name} does not run`);
     const unpause: ContainerCall = (container, abortSignal) => container.unpause({ abortSignal });
@@ -169,6 +165,7 @@ export class DockerRuntime implements Runtime {
       await this.#change('unpausing the instance', this.#deadlines.changeMs, runtimeId, unpause);
     } catch (error) {
       if (!/is not paused/i.test(messageOf(error))) throw error;
+      if (!isUp(await this.#mustFind(name))) throw new AppError('conflict', `instance ${name} does not run`, { cause: error });
     }
   }
 
@@ -209,13 +206,11 @@ export class DockerRuntime implements Runtime {
     return this.#volumes.disks.use(volume);
   }
 
-  async inspect(name: string): Promise<Found | undefined> {
+  async inspect(name: string): Promise<Observed | undefined> {
     const answer = await this.#inspectAny(name);
     const observed = answer && observeInspected(answer, this.#installationId);
     // The engine also finds by the beginning of an id; an instance has one name and one id.
-    if (!answer || (observed?.name !== name && observed?.runtimeId !== name)) return undefined;
-    const disk = diskOf(answer);
-    return disk === undefined ? observed : { ...observed, disk };
+    return observed?.name === name || observed?.runtimeId === name ? observed : undefined;
   }
 
   async list(): Promise<{ instances: Observed[]; volumes: ObservedVolume[] }> {
@@ -325,7 +320,7 @@ export class DockerRuntime implements Runtime {
     if (readList(users).length === 0) await this.#volumes.disks.release(volume);
   }
 
-  async #mustFind(name: string): Promise<Found> {
+  async #mustFind(name: string): Promise<Observed> {
     const found = await this.inspect(name);
     if (!found) throw new AppError('not_found', `there is no instance ${name}`);
     return found;

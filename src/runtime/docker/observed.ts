@@ -84,6 +84,8 @@ export function observeInspected(found: Inspected, installationId: string): Obse
     state,
     createdAt: Date.parse(found.Created),
   };
+  const disk = found.Config.Labels?.[LABEL.disk];
+  if (disk !== undefined) observed.disk = disk;
   const startedAt = Date.parse(found.State.StartedAt);
   // The engine writes year 1 for "never".
   if (startedAt > 0) observed.startedAt = startedAt;
@@ -96,11 +98,6 @@ export function observeInspected(found: Inspected, installationId: string): Obse
   }
   if (isOom && !observed.oomKilled) observed.childOomKilled = true;
   return observed;
-}
-
-/** The volume of a container that has a file system of its own; undefined for any other. */
-export function diskOf(found: Inspected): string | undefined {
-  return found.Config.Labels?.[LABEL.disk];
 }
 
 /** The same from the engine's list, which says neither exit code nor start time. */
