@@ -58,10 +58,10 @@ export interface Runtime {
   inspect(name: string): Promise<Observed | undefined>;
 
   /**
-   * Every instance and volume of this installation, and nothing else's, whatever state it is in. `startedAt` may be missing
-   * here for one that runs.
+   * Every instance and volume of this installation, and nothing else's, whatever state it is in. What it costs grows slowly with their number: it is one
+   * look at all, not one at each.
    */
-  list(): Promise<{ instances: Observed[]; volumes: ObservedVolume[] }>;
+  list(): Promise<{ instances: Listed[]; volumes: ObservedVolume[] }>;
 
   /** Memory and CPU now; undefined when the instance does not run. */
   stats(name: string): Promise<InstanceStats | undefined>;
@@ -146,6 +146,9 @@ export interface Observed {
   createdAt: number;
   startedAt?: number;
 }
+
+/** What is known of an instance without a look at it: not since when it runs, nor how it ended. */
+export type Listed = Pick<Observed, 'name' | 'runtimeId' | 'instanceId' | 'deploymentId' | 'generation' | 'state' | 'createdAt'>;
 
 export interface ObservedVolume {
   name: string;

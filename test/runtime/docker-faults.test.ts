@@ -146,6 +146,29 @@ describe('an engine that hangs after a container was found', () => {
     await runtime.close();
   });
 
+  test('a list is one look at all, however many have ended', async () => {
+    const asked: string[] = [];
+    const { Labels } = JSON.parse(container).Config as { Labels: Record<string, string> };
+    const rows = Array.from({ length: 50 }, (_, n) => ({
+      Id: `c${n}`,
+      Names: [`/n${n}`],
+      State: 'exited',
+      Labels,
+      Created: 1,
+    }));
+    const runtime = await engine((socket, request) => {
+      const path = request.split(' ')[1] ?? '';
+      asked.push(path);
+      const body = JSON.stringify(path.includes('/volumes') ? { Volumes: [] } : rows);
+      socket.end(head('200 OK', Buffer.byteLength(body)) + body);
+    });
+    const { instances } = await runtime.list();
+    expect(instances).toHaveLength(50);
+    expect(instances[0]).toMatchObject({ name: 'n0', state: 'exited' });
+    expect(asked).toHaveLength(2);
+    await runtime.close();
+  });
+
   test('starts have a limit at a time, and a limit to their wait', async () => {
     const stopped = container.replace('"running"', '"exited"');
     let open = 0;

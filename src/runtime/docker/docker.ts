@@ -11,6 +11,7 @@ import type {
   InstanceSpec,
   InstanceStats,
   Limits,
+  Listed,
   LogLine,
   LogOptions,
   Observed,
@@ -32,7 +33,7 @@ import {
   readStats,
   readVersion,
   type Inspected,
-  type Listed,
+  type ListedContainer,
 } from './observed.js';
 import { containerOptions, LABEL, limitOptions } from './options.js';
 import { whyUnseen } from './sight.js';
@@ -213,14 +214,13 @@ export class DockerRuntime implements Runtime {
     return observed?.name === name || observed?.runtimeId === name ? observed : undefined;
   }
 
-  async list(): Promise<{ instances: Observed[]; volumes: ObservedVolume[] }> {
+  async list(): Promise<{ instances: Listed[]; volumes: ObservedVolume[] }> {
     const filters = { label: [`${LABEL.installation}=${this.#installationId}`] };
     const [containers, volumes] = await Promise.all([
       this.#look('listing instances', (docker, abortSignal) => docker.listContainers({ all: true, filters, abortSignal })),
       this.#volumes.list(),
     ]);
-    const instances = await Promise.all(readList(containers).map((item) => this.#observe(item)));
-    return { instances: instances.filter((found) => found !== undefined), volumes };
+    return { instances: readList(containers).flatMap((item) => this.#observe(item) ?? []), volumes };
   }
 
   async stats(name: string): Promise<InstanceStats | undefined> {
@@ -357,14 +357,11 @@ export class DockerRuntime implements Runtime {
     }
   }
 
-  /** One of the list; for those that do not run also what the list leaves out: how they ended. */
-  async #observe(item: Listed): Promise<Observed | undefined> {
+  #observe(item: ListedContainer): Listed | undefined {
     const listed = observeListed(item, this.#installationId);
-    if (!listed) {
+    if (!listed)
       this.#log.warn({ container: item.Id }, 'a container has this installation’s label but not the others; left alone');
-      return undefined;
-    }
-    return isUp(listed) ? listed : this.inspect(listed.runtimeId);
+    return listed;
   }
 
   /** A removal that another call began answers 409 at once and goes on. */

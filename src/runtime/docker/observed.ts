@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { InstanceState, InstanceStats, Observed, ObservedVolume } from '../runtime.js';
+import type { InstanceState, InstanceStats, Listed, Observed, ObservedVolume } from '../runtime.js';
 import { LABEL } from './options.js';
 import { unavailable } from './faults.js';
 
@@ -37,11 +37,11 @@ const statsShape = z.object({
 });
 
 export type Inspected = z.infer<typeof inspectShape>;
-export type Listed = z.infer<typeof listShape>[number];
+export type ListedContainer = z.infer<typeof listShape>[number];
 export type InspectedVolume = z.infer<typeof volumeShape>;
 
 export const readInspect = (answer: unknown): Inspected => read(inspectShape, answer);
-export const readList = (answer: unknown): Listed[] => read(listShape, answer);
+export const readList = (answer: unknown): ListedContainer[] => read(listShape, answer);
 export const readVolume = (answer: unknown): InspectedVolume => read(volumeShape, answer);
 export const readVolumes = (answer: unknown): InspectedVolume[] => read(volumesShape, answer).Volumes ?? [];
 export const readVersion = (answer: unknown): string => read(versionShape, answer).Version;
@@ -100,8 +100,8 @@ export function observeInspected(found: Inspected, installationId: string): Obse
   return observed;
 }
 
-/** The same from the engine's list, which says neither exit code nor start time. */
-export function observeListed(found: Listed, installationId: string): Observed | undefined {
+/** The same from the engine's list. */
+export function observeListed(found: ListedContainer, installationId: string): Listed | undefined {
   const owner = ownerOf(found.Labels, installationId);
   const name = found.Names[0];
   if (!owner || !name) return undefined;

@@ -9,6 +9,7 @@ import type {
   Limits,
   LogLine,
   LogOptions,
+  Listed,
   Observed,
   ObservedVolume,
   Runtime,
@@ -138,7 +139,7 @@ export class FakeRuntime implements Runtime {
     });
   }
 
-  list(): Promise<{ instances: Observed[]; volumes: ObservedVolume[] }> {
+  list(): Promise<{ instances: Listed[]; volumes: ObservedVolume[] }> {
     return this.engine.run('list', undefined, () => ({
       instances: [...this.engine.instances.values()].filter((it) => this.#isOwn(it)).map(({ observed }) => ({ ...observed })),
       volumes: [...this.engine.volumes.values()]

@@ -16,6 +16,7 @@ import type {
   Limits,
   LogLine,
   LogOptions,
+  Listed,
   Observed,
   ObservedVolume,
   Runtime,
@@ -152,7 +153,7 @@ export class ProcessRuntime implements Runtime {
     return record && this.#observe(record);
   }
 
-  async list(): Promise<{ instances: Observed[]; volumes: ObservedVolume[] }> {
+  async list(): Promise<{ instances: Listed[]; volumes: ObservedVolume[] }> {
     return {
       instances: this.#own().map((record) => this.#observe(record)),
       volumes: this.#store
