@@ -91,9 +91,6 @@ export function createApp(options: AppOptions): App {
   const metrics = createMetrics(version);
   const llm = new LlmGateway({ providers, log, meters: metrics, ledger: usage, agents: new AgentModels({ db }) });
   let stopping = false;
-  const lookAgain = (deploymentId: string) => {
-    work.lookAgainSoon(deploymentId).catch((error: unknown) => log.error({ err: error }, 'a deployment could not be marked'));
-  };
   const traffic = new Traffic({ db });
   const egress = new EgressProxy({
     policyOf: (identity) => work.networkOf(identity.deploymentId),
@@ -118,10 +115,10 @@ export function createApp(options: AppOptions): App {
       );
     },
     egress,
-    onUp: ({ deploymentId }) => lookAgain(deploymentId),
+    onUp: ({ deploymentId }) => reconciler.noteLink(deploymentId),
     onDown: ({ deploymentId }) => {
       // The links that this process cuts as it ends say nothing of their instances.
-      if (!stopping) lookAgain(deploymentId);
+      if (!stopping) reconciler.noteLink(deploymentId);
     },
     onAbuse: ({ identity, reason }) => {
       work

@@ -34,6 +34,7 @@ const AT_ONCE = 16;
 export class LinkSync implements Job {
   readonly name = 'listen for instances';
   readonly everyMs = 10_000;
+  readonly gatherMs = 50;
   readonly #options: LinkSyncOptions;
   readonly #loop: Loop;
   readonly #known = new Map<string, Known>();

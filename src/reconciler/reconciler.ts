@@ -66,6 +66,8 @@ export class Reconciler {
   readonly #loops: Loop[];
   readonly #passes: Loop;
   readonly #busy = new Map<string, Promise<void>>();
+  /** Of those: whose link came or went since their pass looked. */
+  readonly #relinked = new Set<string>();
   readonly #unlinked = new Unlinked(() => performance.now());
   readonly #stop = new AbortController();
   #watching: Promise<void> | undefined;
@@ -121,10 +123,19 @@ export class Reconciler {
         .then(() => this.#workOn(lease, before ? undefined : found.get(deploymentId)))
         .finally(() => {
           if (this.#busy.get(deploymentId) === done) this.#busy.delete(deploymentId);
+          if (this.#relinked.delete(deploymentId)) this.noteLink(deploymentId);
           this.#passes.wake();
         });
       this.#busy.set(deploymentId, done);
     }
+  }
+
+  /** A link of a deployment came or went: it is looked at, by the pass that is at work on it where there is one. */
+  noteLink(deploymentId: string): void {
+    const { work, log } = this.#options;
+    if (this.#busy.has(deploymentId)) this.#relinked.add(deploymentId);
+    else
+      work.lookAgainSoon(deploymentId).catch((error: unknown) => log.error({ err: error }, 'a deployment could not be marked'));
   }
 
   async #workOn(lease: Lease, found: Leased | undefined): Promise<void> {
@@ -134,7 +145,8 @@ export class Reconciler {
     try {
       const leased = found ?? (await work.read(lease));
       const end = await this.#toTheEnd(lease, leased);
-      await work.release(lease, leased, end);
+      const isNews = this.#relinked.delete(lease.deploymentId) && !end.failed;
+      await work.release(lease, leased, isNews ? AT_ONCE : end);
       note(end.failed ? 'failed' : 'done');
     } catch (error) {
       note('lost');
@@ -176,6 +188,8 @@ export class Reconciler {
   async #nextStep(leased: Leased, observed: Observed | undefined): Promise<Step> {
     const { deployment, instance } = leased;
     const limits = limitsText(limitsOf(deployment));
+    const incoming = await this.#lookAtIncoming(leased);
+    this.#relinked.delete(deployment.id);
     return plan({
       desired: deployment.desired,
       filesAwake: (deployment.files_ms_left ?? 0) > 0,
@@ -186,7 +200,7 @@ export class Reconciler {
       isRollable: deployment.user_id !== null,
       rollWaitMs: deployment.roll_failed === wishOf(leased, this.#options.image) ? (deployment.roll_ms_left ?? 0) : 0,
       probationMs: this.#options.probationMs,
-      incoming: await this.#lookAtIncoming(leased),
+      incoming,
       configVersion: deployment.config_version,
       hasRoom: deployment.room_mib !== null,
       diskBehind: isDiskBehind(deployment),

@@ -63,6 +63,8 @@ export class LogCollection {
 
   /** Resolves once what an instance printed before it ended is read, or after a moment. Where another process collects it, at once. */
   async lastWords(instanceId: string): Promise<void> {
+    // One that ended as soon as it began may not have been taken up.
+    if (![...this.#intakes.values()].some((intake) => intake.collects(instanceId))) await this.run();
     await Promise.all([...this.#intakes.values()].map((intake) => intake.lastWords(instanceId)));
   }
 

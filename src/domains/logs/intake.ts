@@ -96,6 +96,10 @@ export class Intake implements Basin {
     if (isOwn) this.#freshUntilMs = 0;
   }
 
+  collects(instanceId: string): boolean {
+    return this.#collectors.has(instanceId);
+  }
+
   /** Resolves once all that an instance printed before it ended is written, or after a while; at once where it is not collected here. */
   async lastWords(instanceId: string, withinMs: number = this.#options.limits.lastWordsMs): Promise<void> {
     await this.#collectors.get(instanceId)?.collector.lastWords(withinMs);
