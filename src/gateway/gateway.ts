@@ -6,7 +6,7 @@ import { traceHeaders } from '../lib/trace.js';
 import type { LinkHost } from '../link/host.js';
 import type { Link, LinkResponse } from '../link/link.js';
 import type { InstanceConfig, PackageSource } from './instance-config.js';
-import { noteTurn, type TurnMeters, turnMeters } from './turn-meters.js';
+import { type GatewayMeters, gatewayMeters, noteTurn } from './gateway-meters.js';
 import { DEFAULT_STREAM_LIMITS, type GatewayEvent, readGatewayStream, type StreamLimits } from './stream.js';
 
 export type { GatewayEvent } from './stream.js';
@@ -56,10 +56,10 @@ export interface GatewayClientOptions {
 export class GatewayClient {
   readonly #links: LinkHost;
   readonly #limits: StreamLimits & { headersMs: number };
-  readonly #meters: TurnMeters;
+  readonly #meters: GatewayMeters;
 
   constructor({ links, limits, meters = NO_METERS }: GatewayClientOptions) {
-    this.#meters = turnMeters(meters);
+    this.#meters = gatewayMeters(meters);
     this.#links = links;
     this.#limits = { ...DEFAULT_STREAM_LIMITS, headersMs: TURN_HEADERS_TIMEOUT_MS, ...limits };
   }
@@ -71,6 +71,12 @@ export class GatewayClient {
 
   /** Tells the gateway which agents it has; it applies them without a restart. Packages of skills that it misses are sent to it first. */
   async configure(instanceId: string, config: InstanceConfig, packages: PackageSource, signal: AbortSignal): Promise<void> {
+    const beganMs = performance.now();
+    await this.#configure(instanceId, config, packages, signal);
+    if (config.agents.length > 0) this.#meters.told((performance.now() - beganMs) / 1000);
+  }
+
+  async #configure(instanceId: string, config: InstanceConfig, packages: PackageSource, signal: AbortSignal): Promise<void> {
     let answer = await this.#putConfig(instanceId, config, signal);
     for (let round = 0; round < PACKAGE_ROUNDS && answer.status === 409; round++) {
       const missing = missingIn(answer.text, config);
@@ -169,7 +175,7 @@ export class GatewayClient {
   async rehearse(instanceId: string, version: number, until: AbortSignal): Promise<void> {
     const signal = AbortSignal.any([until, AbortSignal.timeout(REHEARSAL_TIMEOUT_MS)]);
     try {
-      await this.configure(instanceId, { version, agents: [REHEARSAL] }, async () => undefined, signal);
+      await this.#configure(instanceId, { version, agents: [REHEARSAL] }, async () => undefined, signal);
       const messages = [{ role: 'user', content: 'Is this on?' }];
       // Nobody pays for it, so it ends when the model is refused.
       const body = await this.#ask(instanceId, { agent: REHEARSAL.id, turnId: newId('trn'), messages }, signal, true);

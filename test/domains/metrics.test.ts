@@ -72,6 +72,8 @@ describe('metrics', () => {
       expect(stages.get(`berth_deploy_stage_duration_seconds_count{stage="${stage}"}`), stage).toBeGreaterThan(0);
     const first = metrics.get('berth_relay_first_event_seconds')!.series;
     expect(first.get('berth_relay_first_event_seconds_count')).toBeGreaterThan(0);
+    const told = metrics.get('berth_gateway_configure_duration_seconds')!.series;
+    expect(told.get('berth_gateway_configure_duration_seconds_count')).toBeGreaterThan(0);
     const bounds = [...first.keys()].flatMap((series) => /le="([^"]+)"/.exec(series)?.[1] ?? []);
     expect([bounds[0], bounds.at(-2), bounds.at(-1)]).toEqual(['0.001', '60', '+Inf']);
     expect(metrics.get('berth_reconcile_steps_total')!.series.get('berth_reconcile_steps_total{step="start"}')).toBeGreaterThan(

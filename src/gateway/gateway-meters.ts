@@ -1,13 +1,16 @@
 import type { Readable } from 'node:stream';
 import type { Meters } from '../lib/meters.js';
 
-/** What turns count, as they are relayed. */
-export interface TurnMeters {
+/** What is timed of the calls to gateways. */
+export interface GatewayMeters {
+  /** Of a turn, as it is relayed. */
   first(seconds: number): void;
   whole(seconds: number): void;
+  /** A gateway took its agents. */
+  told(seconds: number): void;
 }
 
-export function turnMeters(meters: Meters): TurnMeters {
+export function gatewayMeters(meters: Meters): GatewayMeters {
   const first = meters.histogram({
     name: 'berth_relay_first_event_seconds',
     help: 'From a turn being asked of an instance to the first thing that it says.',
@@ -16,11 +19,24 @@ export function turnMeters(meters: Meters): TurnMeters {
     name: 'berth_relay_turn_duration_seconds',
     help: 'From a turn being asked of an instance to the end of its stream, whatever ended it.',
   });
-  return { first: (seconds) => first({}, seconds), whole: (seconds) => whole({}, seconds) };
+  const told = meters.histogram({
+    name: 'berth_gateway_configure_duration_seconds',
+    help: 'From a config with agents in it being sent to a gateway to its word that they are there.',
+  });
+  return {
+    first: (seconds) => first({}, seconds),
+    whole: (seconds) => whole({}, seconds),
+    told: (seconds) => told({}, seconds),
+  };
 }
 
 /** Only the first event and the end pay for being timed. */
-export function noteTurn<T>(events: AsyncGenerator<T>, body: Readable, beganMs: number, meters: TurnMeters): AsyncGenerator<T> {
+export function noteTurn<T>(
+  events: AsyncGenerator<T>,
+  body: Readable,
+  beganMs: number,
+  meters: GatewayMeters,
+): AsyncGenerator<T> {
   const seconds = () => (performance.now() - beganMs) / 1000;
   const next = events.next.bind(events);
   events.next = async (...args) => {
