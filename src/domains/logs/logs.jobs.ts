@@ -2,8 +2,8 @@ import type { Job } from '../../lib/loop.js';
 import type { LogCollection } from './collecting.js';
 import type { Logs } from './logs.js';
 
-/** An instance changes several times while it starts, with somebody waiting for its first word rather than for its log. */
-const GATHER_MS = 250;
+/** An instance changes several times while it starts, with somebody waiting for its first word. */
+const GATHER_MS = 50;
 
 /** Brings in what instances print. Woken by the bus when an instance changed; often enough to keep the leases. */
 export function collectLogsJob(collection: LogCollection): Job {
