@@ -1,4 +1,12 @@
-import { type Kysely, type QueryCreator, sql, type Transaction, type UpdateQueryBuilder } from 'kysely';
+import {
+  type ExpressionBuilder,
+  type Kysely,
+  type OnConflictBuilder,
+  type QueryCreator,
+  sql,
+  type Transaction,
+  type UpdateQueryBuilder,
+} from 'kysely';
 import type { Schema } from '../db/schema.js';
 import { newId } from '../lib/ids.js';
 import { noteWritten } from './written.js';
@@ -30,25 +38,11 @@ export async function appendEvent(trx: Transaction<Schema>, userId: string, even
   await trx.getExecutor().provideConnection(async (connection) => noteWritten(connection, userId));
   const { seq } = await trx
     .with('counter', (qb) =>
-      qb
-        .insertInto('event_counters')
-        .values({ user_id: userId, last_seq: 1 })
-        .onConflict((oc) => oc.column('user_id').doUpdateSet((eb) => ({ last_seq: eb('event_counters.last_seq', '+', 1) })))
-        .returning('last_seq'),
+      qb.insertInto('event_counters').values({ user_id: userId, last_seq: 1 }).onConflict(oneMore).returning('last_seq'),
     )
     .insertInto('events')
-    .values((eb) => ({
-      user_id: userId,
-      seq: eb.selectFrom('counter').select('last_seq'),
-      id: newId('evt'),
-      type: event.type,
-      // Not the column's now(), which is when the transaction began: times should not run against the numbers.
-      at: eb.fn<Date>('clock_timestamp'),
-      actor: event.actor,
-      request_id: event.requestId,
-      agent_id: agentOf(event.payload),
-      payload: JSON.stringify(event.payload),
-    }))
+    .columns(EVENT_COLUMNS)
+    .expression((eb) => eb.selectFrom('counter').select((counter) => eventColumns(counter, userId, event)))
     .returning('seq')
     .executeTakeFirstOrThrow();
   return Number(seq);
@@ -77,28 +71,14 @@ export function changeSaying<T extends keyof Schema>(
               .select([eb.val(userId).as('user_id'), sql<string>`1`.as('last_seq')])
               .limit(1),
           )
-          .onConflict((oc) => oc.column('user_id').doUpdateSet((eb) => ({ last_seq: eb('event_counters.last_seq', '+', 1) })))
+          .onConflict(oneMore)
           .returning('last_seq'),
       )
       .with('said', (qb) =>
         qb
           .insertInto('events')
-          .columns(['user_id', 'seq', 'id', 'type', 'at', 'actor', 'request_id', 'agent_id', 'payload'])
-          .expression((eb) =>
-            eb
-              .selectFrom('counter')
-              .select([
-                eb.val(userId).as('user_id'),
-                'counter.last_seq',
-                eb.val(newId('evt')).as('id'),
-                eb.val(event.type).as('type'),
-                eb.fn<Date>('clock_timestamp').as('at'),
-                eb.val(event.actor).as('actor'),
-                eb.val(event.requestId).as('request_id'),
-                eb.val(agentOf(event.payload)).as('agent_id'),
-                sql`${JSON.stringify(event.payload)}::jsonb`.as('payload'),
-              ]),
-          ),
+          .columns(EVENT_COLUMNS)
+          .expression((eb) => eb.selectFrom('counter').select((counter) => eventColumns(counter, userId, event))),
       )
       .selectFrom('changed')
       .select('id')
@@ -106,6 +86,29 @@ export function changeSaying<T extends keyof Schema>(
     if (changed) await alone.getExecutor().provideConnection(async (connection) => noteWritten(connection, userId));
     return changed !== undefined;
   });
+}
+
+const EVENT_COLUMNS = ['user_id', 'seq', 'id', 'type', 'at', 'actor', 'request_id', 'agent_id', 'payload'] as const;
+
+/** A user's counter goes up by one, and is locked until the commit. */
+function oneMore(conflict: OnConflictBuilder<Schema, 'event_counters'>) {
+  return conflict.column('user_id').doUpdateSet((eb) => ({ last_seq: eb('event_counters.last_seq', '+', 1) }));
+}
+
+/** The columns of an event, in their order, where `counter` is what the user's counter says. */
+function eventColumns(eb: ExpressionBuilder<{ counter: { last_seq: string } }, 'counter'>, userId: string, event: NewEvent) {
+  return [
+    eb.val(userId).as('user_id'),
+    eb.ref('counter.last_seq').as('seq'),
+    eb.val(newId('evt')).as('id'),
+    eb.val(event.type).as('type'),
+    // Not the column's now(), which is when the transaction began: times should not run against the numbers.
+    eb.fn<Date>('clock_timestamp').as('at'),
+    eb.val(event.actor).as('actor'),
+    eb.val(event.requestId).as('request_id'),
+    eb.val(agentOf(event.payload)).as('agent_id'),
+    sql`${JSON.stringify(event.payload)}::jsonb`.as('payload'),
+  ];
 }
 
 /** An event, and whose. */

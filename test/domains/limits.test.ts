@@ -1,7 +1,7 @@
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { isFull, type Measured, throttledShare } from '../../src/domains/deployments/disk-full.js';
-import { type Held, noticesOf } from '../../src/domains/deployments/held.js';
+import { type Limited, noticesOf } from '../../src/domains/deployments/notices.js';
 import { startApp, type TestApp } from '../support/app.js';
 import { databaseKinds } from '../support/database.js';
 import { until } from '../support/until.js';
@@ -59,7 +59,7 @@ test.each<[string, Parameters<typeof throttledShare>, number | null]>([
 
 describe('what limits do, in words', () => {
   const now = Date.parse('2030-01-01T12:00:00Z');
-  const held: Held = {
+  const held: Limited = {
     disk: 'hard',
     disk_size_mib: 100,
     disk_pending: false,
@@ -73,7 +73,7 @@ describe('what limits do, in words', () => {
     oom_at: null,
     cpu_throttled: 0.1,
   };
-  test.each<[string, Partial<Held>, [string, string][]]>([
+  test.each<[string, Partial<Limited>, [string, string][]]>([
     ['nothing', {}, []],
     ['a full disk', { disk_full_at: new Date(now) }, [['disk_full', '99 of 100 MiB']]],
     ['a soft one', { disk: 'soft', disk_full_at: new Date(now), disk_used_mib: 130 }, [['disk_over_bound', '130 of 100 MiB']]],

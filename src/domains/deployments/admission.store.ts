@@ -47,16 +47,20 @@ export async function readTakenAcrossTenants(db: Db, atMostMib: number) {
 }
 
 /** Whether somebody waits who comes first; the pool never does, nor do users of whom nothing more may start. */
-export async function isWaitedAcrossTenants(db: Db, held: readonly string[] = []): Promise<boolean> {
-  const row = await queueWithout(db, held).select('id').where('queue_turn', '<', String(LAST_TURN)).limit(1).executeTakeFirst();
+export async function isWaitedAcrossTenants(db: Db, atShare: readonly string[] = []): Promise<boolean> {
+  const row = await queueWithout(db, atShare)
+    .select('id')
+    .where('queue_turn', '<', String(LAST_TURN))
+    .limit(1)
+    .executeTakeFirst();
   return row !== undefined;
 }
 
-function queueWithout(db: Db, held: readonly string[]) {
+function queueWithout(db: Db, atShare: readonly string[]) {
   return db
     .selectFrom('deployments')
     .where('queued_at', 'is not', null)
-    .where(sql<boolean>`coalesce(user_id, ${POOL}) <> all(${held}::text[])`);
+    .where(sql<boolean>`coalesce(user_id, ${POOL}) <> all(${atShare}::text[])`);
 }
 
 /** Sets room aside for what the lease is on; answers whether it held. */
@@ -91,8 +95,8 @@ export async function queueAcrossTenants(trx: Trx, lease: Lease, turn: number | 
 }
 
 /** Those who wait, in the order of their turns, without those of some users. */
-export async function readQueueAcrossTenants(db: Db, limit: number, held: readonly string[] = []) {
-  const rows = await queueWithout(db, held)
+export async function readQueueAcrossTenants(db: Db, limit: number, atShare: readonly string[] = []) {
+  const rows = await queueWithout(db, atShare)
     .select(['id', 'user_id', 'queue_mib'])
     .orderBy('queue_turn')
     .orderBy('queued_at')

@@ -83,7 +83,7 @@ export class Admission {
     const touched = await this.#decide(async (trx) => {
       const taken = await this.#taken(trx, host);
       const decided: Decided[] = [];
-      for (const { id, user, wantMib } of await store.readQueueAcrossTenants(trx, limits.startsAtOnce, this.#held(taken))) {
+      for (const { id, user, wantMib } of await store.readQueueAcrossTenants(trx, limits.startsAtOnce, this.#atShare(taken))) {
         const why = whyNotYet(wantMib, seenBy(user, taken), host, limits);
         // Its user has a start less than the others by now: it is their turn.
         if (why === 'share') continue;
@@ -113,11 +113,11 @@ export class Admission {
     const taken = await this.#taken(trx, host);
     const why = whyNotYet(wantMib, seenBy(user, taken), host, this.#options.limits);
     if (why !== undefined) return why;
-    return (await store.isWaitedAcrossTenants(trx, this.#held(taken))) ? 'turn' : undefined;
+    return (await store.isWaitedAcrossTenants(trx, this.#atShare(taken))) ? 'turn' : undefined;
   }
 
   /** The users of whom nothing more may start as yet: they wait, and nobody waits for them. */
-  #held(taken: Room): string[] {
+  #atShare(taken: Room): string[] {
     return [...taken.startingOf.keys()].filter((user) => !startsMore(seenBy(user, taken), this.#options.limits));
   }
 

@@ -9,7 +9,7 @@ import { type By, History, type PresentRow } from './history.js';
 import * as store from './deployments.store.js';
 import * as pool from './pool.store.js';
 import { News } from '../../events/news.js';
-import { type Held, heldStatus, type Notice, noticesOf } from './held.js';
+import { type Limited, limitStatus, type Notice, noticesOf } from './notices.js';
 import { sayImages, type WakeCause } from './announcements.js';
 import { Rest } from './rest.js';
 import { type NetworkPolicy, type Stage, STAGES } from './deployments.table.js';
@@ -23,7 +23,7 @@ const WATCH_POLL_MS = 500;
 /** How long a deployment that was woken for its files stays up after the last call. */
 const FILES_AWAKE_S = 60;
 
-export type { Notice } from './held.js';
+export type { Notice } from './notices.js';
 export type { By } from './history.js';
 export type { WakeCause } from './announcements.js';
 
@@ -189,14 +189,14 @@ export class Deployments {
   }
 
   /** How full its disk is and how its limits hold it, by what its rows say. */
-  heldOf(held: Held): Pick<DeploymentStatus, 'disk' | 'pressure'> {
-    const { disk, pressure } = heldStatus(held);
+  pressureOf(limited: Limited): Pick<DeploymentStatus, 'disk' | 'pressure'> {
+    const { disk, pressure } = limitStatus(limited);
     return { disk, pressure };
   }
 
   /** What its limits do to a deployment, by what its rows say. */
-  noticesOf(held: Held): Notice[] {
-    return noticesOf(held, Date.now());
+  noticesOf(limited: Limited): Notice[] {
+    return noticesOf(limited, Date.now());
   }
 
   /** Those that are to stay; how far each is, is part of it. */
@@ -312,7 +312,7 @@ function statusOf(row: StatusRow): DeploymentStatus {
             generation: row.instance_generation ?? 0,
             started_at: row.instance_started_at?.toISOString() ?? null,
           },
-    ...heldStatus(row),
+    ...limitStatus(row),
     stages: row.stages.map((timing) => ({ stage: timing.stage, started_at: timing.started_at, ms: timing.ms ?? null })),
   };
 }

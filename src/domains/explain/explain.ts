@@ -18,7 +18,7 @@ export interface ExplainOptions {
   db: Kysely<Schema>;
   runtime: Runtime;
   logs: Pick<Logs, 'lastOf'>;
-  deployments: Pick<Deployments, 'noticesOf' | 'heldOf'>;
+  deployments: Pick<Deployments, 'noticesOf' | 'pressureOf'>;
   /** Whether this process reaches an instance's gateway. */
   reaches: (instanceId: string) => boolean;
   /** Throws where no provider serves the model. */
@@ -56,7 +56,7 @@ export class Explain {
       desired: wishOf(standing),
       actual: {
         ...stateOf(standing, sight, memoryLimitMib),
-        ...this.#options.deployments.heldOf(standing),
+        ...this.#options.deployments.pressureOf(standing),
         linked,
         turns_running: turns.running,
       },
