@@ -51,8 +51,11 @@ export type Next = 'again' | 'unchanged' | { goOnWith: Observed | undefined } | 
 const STAY_MS = 2_000;
 /** How often it looks meanwhile whether the instance runs at all. */
 const STILL_RUNS_MS = 250;
-/** How much longer than the engine a gateway may take for its being told to be written down together with its start. */
-const EARLY_MS = 50;
+/**
+ * How much longer than the engine a gateway may take for its being told to be written down together with its start: most take less. Each word of a
+ * start sets others to work, which the gateway would boot beside.
+ */
+const EARLY_MS = 500;
 
 /** How long one that is in use is left before it is looked at again whether it may rest. */
 const BUSY_S = 5;
@@ -203,8 +206,10 @@ export class Apply {
     const untilMs = performance.now() + STAY_MS;
     for (let now = seen; now?.state === 'running' && performance.now() < untilMs; now = await runtime.inspect(instance.name)) {
       const late = await within(STILL_RUNS_MS, told);
-      if (late?.done !== undefined) await work.updateInstance(lease, instance.id, { applied_version: late.done });
-      if (late) break;
+      if (!late) continue;
+      if (late.done === undefined) break;
+      await work.updateInstance(lease, instance.id, { applied_version: late.done });
+      return { goOnWith: now };
     }
     return 'again';
   }
