@@ -118,6 +118,8 @@ describe('an engine that goes', () => {
   beforeAll(async () => {
     app = await start();
     ada = await tenant(app);
+    // An engine that goes takes along what was not read of it yet.
+    await until(async () => (await app.get('/api/v1/logs', ada.key)).text.includes('started'), 'its log to be taken up');
   });
 
   /** What does not need the engine works; what does says that it is not there. */
