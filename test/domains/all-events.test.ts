@@ -78,6 +78,8 @@ describe('the list of all events', () => {
   test('shows others what is theirs, and an admin that acts for a user what is of that one', async () => {
     const [user, stranger] = [await here.user(), await here.user()];
     const [ada, bob] = [await here.agent(user, 'ada'), await here.agent(user, 'bob')];
+    // Nothing more happens to them then: the pages that are compared are asked for one after the other.
+    await here.ready(user);
     const path = `/api/v1/users/${user.id}/events?limit=3`;
     const own = (await here.get(path, user.key)).json;
     expect((await all('limit=3', user.key)).json).toEqual(own);
