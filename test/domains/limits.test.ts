@@ -59,7 +59,7 @@ test.each<[string, Parameters<typeof throttledShare>, number | null]>([
 
 describe('what limits do, in words', () => {
   const now = Date.parse('2030-01-01T12:00:00Z');
-  const held: Limited = {
+  const limited: Limited = {
     disk: 'hard',
     disk_size_mib: 100,
     disk_pending: false,
@@ -80,9 +80,13 @@ describe('what limits do, in words', () => {
     ['one that grows later', { disk_pending: true, disk_size_mib: 200 }, [['disk_grows_later', '200 MiB']]],
     ['a process out of memory', { oom_kills: 2, oom_at: new Date(now - 60_000) }, [['process_out_of_memory', '2 times']]],
     ['one of long ago', { oom_kills: 2, oom_at: new Date(now - 7_200_000) }, []],
-    ['CPU held back', { cpu_throttled: 0.6 }, [['cpu_throttled', 'its 0.25 cores in 60 %']]],
+    [
+      'CPU held back',
+      { cpu_throttled: 0.6 },
+      [['cpu_throttled', 'it is held back: of the time in which it wanted CPU it had used up its 0.25 cores in 60 %']],
+    ],
   ])('%s', (_, more, said) => {
-    const notices = noticesOf({ ...held, ...more }, now);
+    const notices = noticesOf({ ...limited, ...more }, now);
     expect(notices.map(({ code }) => code)).toEqual(said.map(([code]) => code));
     for (const [i, [, words]] of said.entries()) expect(notices[i]?.text).toContain(words);
   });

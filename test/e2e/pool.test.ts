@@ -88,6 +88,22 @@ describe.each(databaseKinds)('the pool (%s)', (database) => {
     expect(usage).not.toContain('rehearsal');
   });
 
+  test('one whose gateway never ends its turn of nobody is given all the same', async () => {
+    await isFull(app);
+    let asked = 0;
+    app.gateways.script = (_, response) => {
+      asked += 1;
+      response.write(': and\n\n');
+    };
+    try {
+      await app.agent(await app.user(), 'a');
+      await isFull(app);
+    } finally {
+      app.gateways.script = undefined;
+    }
+    expect(asked).toBeGreaterThan(0);
+  });
+
   test('what was claimed goes with its user, and nothing is left of it', async () => {
     const user = await app.user();
     await app.agent(user, 'a');

@@ -79,7 +79,7 @@ function ofCpu({ cpu_throttled: share, limits, cpu_millis }: Limited): Notice | 
   const limitMillis = Math.min(limits?.cpu_millis ?? cpu_millis, cpu_millis);
   return {
     code: 'cpu_throttled',
-    text: `it is limited back: of the time in which it wanted CPU it had used up its ${limitMillis / 1000} cores in ${Math.round(share * 100)} %`,
+    text: `it is held back: of the time in which it wanted CPU it had used up its ${limitMillis / 1000} cores in ${Math.round(share * 100)} %`,
     youCan: ['let it do less at once, or give it more CPU: limits in its config, or a larger tier'],
   };
 }
